@@ -1,0 +1,3 @@
+#include "../simd/avx2.h"
+#define ISA avx2
+#include "../kernels/table.tpl.h"

@@ -1,0 +1,3 @@
+#include "../simd/avx512.h"
+#define ISA avx512
+#include "../kernels/table.tpl.h"

@@ -1,0 +1,3 @@
+#include "../simd/neon.h"
+#define ISA neon
+#include "../kernels/table.tpl.h"

@@ -1,0 +1,3 @@
+#include "../simd/portable.h"
+#define ISA portable
+#include "../kernels/table.tpl.h"

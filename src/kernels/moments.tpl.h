@@ -1,0 +1,152 @@
+/* Statistics of one block. Included once per instruction set and dtype by dtype.tpl.h, which defines T
+ * (storage type), FN(name) (name_<dtype>) and the vocabulary of T.
+ *
+ * Sums of d = x - shift and of d * d in float64, whatever T is: float32 sums would put the mean of a short
+ * row beyond the promised 4 ULP. d * d must not drown in the square of the mean, so the shift is, in turn,
+ *
+ *   0                   as long as the digits that float64 has beyond T's make up for it;
+ *   the first element   else: it makes a constant block exact;
+ *   the mean            where that was no good either (an outlier, a ramp), and always for float64 data.
+ *
+ * The last is the corrected two-pass algorithm of Chan, Golub and LeVeque, "Algorithms for computing the
+ * sample variance" (1983). Which it is depends on the block's data alone.
+ *
+ * LANES running sums, element i of a run to sum i % LANES, added by halves at the end: the order does not
+ * depend on the vector width, so every instruction set with FMA gives the same bits. */
+
+enum { FN(VECTORS) = LANES / V_F64, FN(CHAINS) = 4 };
+
+typedef struct {
+    double sum, square;
+} FN(sums);
+
+/* The running sums. Squares of float64 deviations carry their rounding errors along (Kahan), as there are no
+ * digits to spare. */
+typedef struct {
+    v_f64 sum[FN(VECTORS)], square[FN(VECTORS)], lost[FN(VECTORS)];
+} FN(lanes);
+
+static ALWAYS_INLINE void FN(add_vector)(v_f64 d, v_f64 *sum, v_f64 *square, v_f64 *lost) {
+    *sum += d;
+    if (IS_FLOAT64) {
+        v_f64 term = v_fma_f64(d, d, *lost);
+        v_f64 total = *square + term;
+        *lost = term - (total - *square);
+        *square = total;
+    } else {
+        *square = v_fma_f64(d, d, *square);
+    }
+}
+
+/* Adds one run. CHAINS vectors at a time: enough to hide the latency of an FMA, few enough for the registers.
+ */
+static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double shift, FN(lanes) * lanes) {
+    v_f64 shifts = v_set_f64(shift);
+    for (size_t first = 0; first < FN(VECTORS); first += FN(CHAINS)) {
+        v_f64 s[FN(CHAINS)], q[FN(CHAINS)], lost[FN(CHAINS)];
+        size_t i = first * V_F64;
+        UNROLL for (size_t c = 0; c < FN(CHAINS); c++) {
+            s[c] = lanes->sum[first + c];
+            q[c] = lanes->square[first + c];
+            lost[c] = lanes->lost[first + c];
+        }
+        for (; i + FN(CHAINS) * V_F64 <= n; i += LANES) {
+            UNROLL for (size_t c = 0; c < FN(CHAINS); c++) {
+                v_f64 d = V_WIDE(x + i + c * V_F64);
+                if (shifted) d -= shifts;
+                FN(add_vector)(d, &s[c], &q[c], &lost[c]);
+            }
+        }
+        UNROLL for (size_t c = 0; c < FN(CHAINS); c++) {
+            size_t at = i + c * V_F64;
+            if (at >= n) break;
+            /* missing elements count as the shift: they add zero */
+            v_f64 d = n - at >= V_F64 ? V_WIDE(x + at) : V_WIDE_PART(x + at, n - at, shift);
+            if (shifted) d -= shifts;
+            FN(add_vector)(d, &s[c], &q[c], &lost[c]);
+        }
+        UNROLL for (size_t c = 0; c < FN(CHAINS); c++) {
+            lanes->sum[first + c] = s[c];
+            lanes->square[first + c] = q[c];
+            lanes->lost[first + c] = lost[c];
+        }
+    }
+}
+
+/* Adds all lanes, by halves; lost is NULL or takes part as the lanes' low parts do. */
+static ALWAYS_INLINE double FN(sum_lanes)(v_f64 *lanes, v_f64 *lost) {
+    for (size_t half = FN(VECTORS) / 2; half > 0; half /= 2) {
+        for (size_t i = 0; i < half; i++) {
+            v_f64 a = lanes[i], b = lanes[i + half], total = a + b, b_part = total - a;
+            if (lost) lost[i] += lost[i + half] + ((a - (total - b_part)) + (b - b_part));
+            lanes[i] = total;
+        }
+    }
+    if (!lost) return v_sum_f64(lanes[0]);
+    double high[V_F64], low[V_F64];
+    v_store_f64(high, lanes[0]);
+    v_store_f64(low, lost[0]);
+    for (size_t half = V_F64 / 2; half > 0; half /= 2) {
+        for (size_t i = 0; i < half; i++) {
+            double error;
+            wn_two_sum(high[i], high[i + half], &high[i], &error);
+            low[i] += low[i + half] + error;
+        }
+    }
+    return high[0] + low[0];
+}
+
+static ALWAYS_INLINE FN(sums)
+    FN(add_runs)(const void *const *runs, size_t run_count, size_t n, int shifted, double shift) {
+    FN(lanes) lanes;
+    UNROLL for (size_t i = 0; i < FN(VECTORS); i++) lanes.sum[i] = lanes.square[i] = lanes.lost[i] =
+        v_set_f64(0.0);
+    for (size_t r = 0; r < run_count; r++) FN(add_run)(runs[r], n, shifted, shift, &lanes);
+    return (FN(sums)){FN(sum_lanes)(lanes.sum, NULL),
+                      FN(sum_lanes)(lanes.square, IS_FLOAT64 ? lanes.lost : NULL)};
+}
+
+static FN(sums) FN(add_runs_shifted)(const void *const *runs, size_t run_count, size_t n, double shift) {
+    return FN(add_runs)(runs, run_count, n, 1, shift);
+}
+
+/* The squared distance of shift and mean, times the count: what `square` holds beyond M2. */
+static inline double FN(excess)(FN(sums) s, double inverse_count) { return s.sum * (s.sum * inverse_count); }
+
+static inline int FN(is_poor_shift)(FN(sums) s, double inverse_count) {
+    double excess = FN(excess)(s, inverse_count);
+    return excess > MAX_EXCESS * (s.square - excess);
+}
+
+/* The block's first element, or 0 if that is not finite: inf then stays inf in the mean, as np.mean has it.
+ */
+static inline double FN(first_of)(const void *p) {
+    T first;
+    memcpy(&first, p, sizeof first);
+    return fabs((double)first) <= DBL_MAX ? (double)first : 0.0;
+}
+
+static ALWAYS_INLINE wn_state FN(block_moments)(const void *const *runs, size_t run_count, size_t n,
+                                                double count, double inverse_count) {
+    double shift = 0.0;
+    FN(sums) s = {0.0, 0.0};
+    if (!IS_FLOAT64) s = FN(add_runs)(runs, run_count, n, 0, 0.0);
+    if (IS_FLOAT64 || FN(is_poor_shift)(s, inverse_count)) {
+        shift = FN(first_of)(runs[0]);
+        s = FN(add_runs_shifted)(runs, run_count, n, shift);
+        if (IS_FLOAT64 || FN(is_poor_shift)(s, inverse_count)) {
+            shift += s.sum * inverse_count;
+            s = FN(add_runs_shifted)(runs, run_count, n, shift);
+        }
+    }
+    wn_state block = {.count = count};
+    double m2 = s.square - FN(excess)(s, inverse_count);
+    wn_two_sum(shift, s.sum * inverse_count, &block.mean, &block.mean_lo);
+    block.m2 = m2 < 0.0 ? 0.0 : m2;
+    return block;
+}
+
+static void FN(moments_run)(const void *const *runs, size_t run_count, size_t n, wn_state *block) {
+    double count = (double)run_count * (double)n;
+    *block = FN(block_moments)(runs, run_count, n, count, 1.0 / count);
+}
