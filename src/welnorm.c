@@ -1,0 +1,269 @@
+/* The drivers: cut a problem into units and parts, share them out among threads, one sweep or two. */
+#include "welnorm.h"
+#include "job.h"
+#include "threads.h"
+
+#include <stdlib.h>
+
+static const size_t dtype_bytes[WN_DTYPE_COUNT] = {
+#define WN_DTYPE(name, type) sizeof(type),
+#include "dtypes.def"
+#undef WN_DTYPE
+};
+
+enum {
+    STATE_ARRAYS = 4, /* mean, mean_lo, m2, scale */
+    SPLIT_BELOW = 4   /* units a thread, below which units are split */
+};
+
+typedef struct {
+    wn_job job;
+    const wn_pattern_ops *ops;
+    char *memory; /* every thread's scratch and two states, then the states of all parts if units are split */
+    size_t thread_bytes;
+    double *part_states;
+} wn_call;
+
+static bool is_contiguous(const wn_axes *inner, ptrdiff_t stride, size_t size) {
+    return inner->ndim == 0 || (inner->ndim == 1 && stride == (ptrdiff_t)size);
+}
+
+static wn_job make_job(const wn_problem *p) {
+    wn_job job = {.problem = p, .kernels = &wn_selected_isa()->dtype[p->x_dtype]};
+    const wn_axis *last = p->inner.ndim ? &p->inner.axis[p->inner.ndim - 1] : NULL;
+    job.x_size = dtype_bytes[p->x_dtype];
+    job.y_size = dtype_bytes[p->y_dtype];
+    job.compute_f64 = p->x_dtype == WN_f64;
+    job.compute_size = job.compute_f64 ? sizeof(double) : sizeof(float);
+    job.direct_x = is_contiguous(&p->inner, last ? last->x_stride : 0, job.x_size);
+    job.direct_y =
+        p->x_dtype == p->y_dtype && is_contiguous(&p->inner, last ? last->y_stride : 0, job.y_size);
+    job.inner_affine = last && last->affine_stride != 0;
+    return job;
+}
+
+static size_t problem_bytes(const wn_problem *p, const wn_job *job) {
+    size_t elements = (size_t)(p->outer.count * p->reduced.count * p->inner.count);
+    return elements * (job->x_size + (p->y ? job->y_size : 0));
+}
+
+/* A unit's or a part's state in memory: the count, then an array per statistic. */
+static size_t state_doubles(const wn_job *job) { return 1 + STATE_ARRAYS * job->unit_columns; }
+
+static wn_unit_state state_at(const wn_job *job, double *memory) {
+    size_t columns = job->unit_columns;
+    double *arrays = memory + 1;
+    return (wn_unit_state){memory, {arrays, arrays + columns, arrays + 2 * columns}, arrays + 3 * columns};
+}
+
+static wn_unit_state part_state(const wn_call *call, size_t unit, size_t part) {
+    return state_at(&call->job,
+                    call->part_states + (unit * call->job.parts + part) * state_doubles(&call->job));
+}
+
+static void *thread_scratch(const wn_call *call, int thread) {
+    return call->memory + (size_t)thread * call->thread_bytes;
+}
+
+/* Each thread has room for two states: a unit's, and that of the part to merge next. */
+static wn_unit_state thread_state(const wn_call *call, int thread, size_t which) {
+    double *memory = (double *)((char *)thread_scratch(call, thread) + call->ops->scratch_bytes);
+    return state_at(&call->job, memory + which * state_doubles(&call->job));
+}
+
+static wn_unit_state given_state(const wn_call *call, int thread, size_t unit) {
+    const wn_problem *p = call->job.problem;
+    wn_unit_state state = thread_state(call, thread, 0);
+    size_t count, first = call->ops->first_statistic(&call->job, unit, &count);
+    *state.count = 1.0;
+    for (size_t c = 0; c < count; c++) {
+        state.states.mean[c] = p->given_mean[first + c];
+        state.states.mean_lo[c] = 0.0;
+        state.states.m2[c] = p->given_var[first + c];
+        state.scale[c] = 1.0;
+    }
+    return state;
+}
+
+/* The unit's statistics are merged: bring them into range, and hand them out if they are asked for. */
+static void settle(const wn_call *call, int thread, size_t unit, wn_unit_state *state) {
+    const wn_problem *p = call->job.problem;
+    size_t count, first = call->ops->first_statistic(&call->job, unit, &count);
+    call->ops->rescale(&call->job, unit, thread_scratch(call, thread), state);
+    if (!p->mean) return;
+    for (size_t c = 0; c < count; c++) {
+        double scale = state->scale[c];
+        p->mean[first + c] = state->states.mean[c] / scale;
+        p->mean_lo[first + c] = state->states.mean_lo[c] / scale;
+        p->m2[first + c] = state->states.m2[c] / scale / scale;
+    }
+}
+
+/* One sweep: whole units, statistics and apply while the data is in cache. */
+static void unit_body(void *context, int thread, int thread_count) {
+    const wn_call *call = context;
+    const wn_job *job = &call->job;
+    void *scratch = thread_scratch(call, thread);
+    size_t unit, end;
+    for (wn_split(job->units, thread, thread_count, &unit, &end); unit < end; unit++) {
+        wn_unit_state total = thread_state(call, thread, 0), next = thread_state(call, thread, 1);
+        call->ops->part_moments(job, unit, 0, scratch, &total);
+        for (size_t part = 1; part < job->parts; part++) {
+            call->ops->part_moments(job, unit, part, scratch, &next);
+            call->ops->merge(job, unit, &total, &next);
+        }
+        settle(call, thread, unit, &total);
+        if (!job->problem->y) continue;
+        call->ops->finish(job, unit, scratch, &total);
+        for (size_t part = 0; part < job->parts; part++) call->ops->part_apply(job, unit, part, scratch);
+    }
+}
+
+/* Two sweeps, for fewer units than keep the threads busy: parts' statistics, their merge, parts' apply. */
+static void moments_body(void *context, int thread, int thread_count) {
+    const wn_call *call = context;
+    size_t item, end;
+    for (wn_split(call->job.units * call->job.parts, thread, thread_count, &item, &end); item < end; item++) {
+        size_t unit = item / call->job.parts, part = item % call->job.parts;
+        wn_unit_state state = part_state(call, unit, part);
+        call->ops->part_moments(&call->job, unit, part, thread_scratch(call, thread), &state);
+    }
+}
+
+static void merge_body(void *context, int thread, int thread_count) {
+    const wn_call *call = context;
+    size_t unit, end;
+    for (wn_split(call->job.units, thread, thread_count, &unit, &end); unit < end; unit++) {
+        wn_unit_state total = part_state(call, unit, 0);
+        for (size_t part = 1; part < call->job.parts; part++) {
+            wn_unit_state next = part_state(call, unit, part);
+            call->ops->merge(&call->job, unit, &total, &next);
+        }
+        settle(call, thread, unit, &total);
+    }
+}
+
+static void apply_body(void *context, int thread, int thread_count) {
+    const wn_call *call = context;
+    const wn_job *job = &call->job;
+    void *scratch = thread_scratch(call, thread);
+    size_t item, end, finished = SIZE_MAX;
+    for (wn_split(job->units * job->parts, thread, thread_count, &item, &end); item < end; item++) {
+        size_t unit = item / job->parts;
+        if (unit != finished) {
+            wn_unit_state state =
+                job->problem->given_mean ? given_state(call, thread, unit) : part_state(call, unit, 0);
+            call->ops->finish(job, unit, scratch, &state);
+            finished = unit;
+        }
+        call->ops->part_apply(job, unit, item % job->parts, scratch);
+    }
+}
+
+/* Rows of one block each, contiguous: the ordinary layer norm. The kernel takes many rows a call and needs
+ * no memory. */
+static bool is_rows(const wn_job *job) {
+    const wn_problem *p = job->problem;
+    bool affine_fits =
+        (!p->weight && !p->bias) || (job->inner_affine && !(p->outer.ndim && p->outer.axis->affine_stride));
+    return p->pattern == WN_RUN && p->y && !p->given_mean && !p->mean && p->outer.ndim <= 1 &&
+           p->reduced.count == 1 && p->inner.count <= WN_BLOCK && job->direct_x && job->direct_y &&
+           affine_fits;
+}
+
+static void rows_body(void *context, int thread, int thread_count) {
+    const wn_job *job = context;
+    const wn_problem *p = job->problem;
+    size_t row, end;
+    for (wn_split((size_t)p->outer.count, thread, thread_count, &row, &end); row < end; row++) {
+        const wn_axis none = {1, 0, 0, 0}, *outer = p->outer.ndim ? p->outer.axis : &none;
+        row += job->kernels->norm_run((const char *)p->x + (ptrdiff_t)row * outer->x_stride, outer->x_stride,
+                                      (char *)p->y + (ptrdiff_t)row * outer->y_stride, outer->y_stride,
+                                      end - row, (size_t)p->inner.count, p->weight, p->bias, p->eps);
+        if (row < end) wn_run_one_unit(job, row);
+    }
+}
+
+static wn_status run_units(wn_call *call, int threads, bool split) {
+    const wn_job *job = &call->job;
+    size_t state_bytes = state_doubles(job) * sizeof(double);
+    size_t part_states = split && !job->problem->given_mean ? job->units * job->parts : 0;
+    /* whole cache lines, so that threads do not share one */
+    call->thread_bytes = wn_ceil_div(call->ops->scratch_bytes + 2 * state_bytes, 64) * 64;
+    call->memory = malloc((size_t)threads * call->thread_bytes + part_states * state_bytes);
+    if (!call->memory) return WN_NO_MEMORY;
+    call->part_states = (double *)(call->memory + (size_t)threads * call->thread_bytes);
+    if (job->problem->given_mean) {
+        wn_parallel(threads, apply_body, call);
+    } else if (split) {
+        wn_parallel(threads, moments_body, call);
+        wn_parallel(job->unit_columns > 1 ? threads : 1, merge_body, call);
+        if (job->problem->y) wn_parallel(threads, apply_body, call);
+    } else {
+        wn_parallel(threads, unit_body, call);
+    }
+    free(call->memory);
+    return WN_OK;
+}
+
+wn_status wn_run(const wn_problem *p) {
+    wn_call call = {.job = make_job(p), .ops = p->pattern == WN_RUN ? &wn_run_ops : &wn_cols_ops};
+    wn_job *job = &call.job;
+    size_t bytes = problem_bytes(p, job);
+    if (is_rows(job)) {
+        wn_parallel(wn_threads_for(bytes, (size_t)p->outer.count), rows_body, job);
+        return WN_OK;
+    }
+    int threads = wn_threads_for(bytes, SIZE_MAX);
+    call.ops->cut(job, (size_t)threads);
+    bool split = job->parts > 1 && (p->given_mean || job->units < SPLIT_BELOW * (size_t)threads);
+    size_t items = split ? job->units * job->parts : job->units;
+    if ((size_t)threads > items) threads = (int)items;
+    return run_units(&call, threads, split && threads > 1);
+}
+
+wn_status wn_layer_norm(wn_dtype dtype, const void *x, void *y, size_t row_count, size_t n,
+                        const void *weight, const void *bias, double eps) {
+    int64_t size = (int64_t)dtype_bytes[dtype], row = (int64_t)n * size;
+    const wn_axis outer = {(int64_t)row_count, row, row, 0}, inner = {(int64_t)n, size, size, 1};
+    const wn_problem problem = {
+        .pattern = WN_RUN,
+        .x_dtype = dtype,
+        .y_dtype = dtype,
+        .outer = {&outer, 1, outer.count},
+        .reduced = {NULL, 0, 1},
+        .inner = {&inner, 1, inner.count},
+        .x = x,
+        .y = y,
+        .weight = weight,
+        .bias = bias,
+        .eps = eps,
+    };
+    return wn_run(&problem);
+}
+
+wn_axes wn_axes_of(const wn_axis *axis, int ndim) {
+    wn_axes axes = {axis, ndim, 1};
+    for (int d = 0; d < ndim; d++) axes.count *= axis[d].count;
+    return axes;
+}
+
+typedef struct {
+    char *dst;
+    const char *src;
+    size_t bytes;
+    int nontemporal;
+} copy_call;
+
+static void copy_body(void *context, int thread, int thread_count) {
+    const copy_call *call = context;
+    size_t line, end;
+    wn_split(wn_ceil_div(call->bytes, 64), thread, thread_count, &line, &end);
+    size_t begin = line * 64, bytes = wn_min(call->bytes, end * 64) - begin;
+    wn_selected_isa()->dtype[WN_f32].copy(call->dst + begin, call->src + begin, bytes, call->nontemporal);
+}
+
+void wn_copy(void *dst, const void *src, size_t bytes, int nontemporal) {
+    copy_call call = {dst, src, bytes, nontemporal};
+    wn_parallel(wn_threads_for(2 * bytes, wn_ceil_div(bytes, 64)), copy_body, &call);
+}

@@ -1,0 +1,20 @@
+/* The wide path: the apply step in float64, for what the compute type cannot hold (wn_is_wide). Rare, so
+ * written to be read. */
+#ifndef WN_WIDE_H
+#define WN_WIDE_H
+
+#include "job.h"
+
+/* As the kernel apply_run; norm may have a scale other than 1. */
+void wn_wide_apply(const wn_job *job, const void *x, void *y, size_t n, const wn_norm *norm,
+                   const void *weight, const void *bias, int affine_step);
+
+bool wn_is_wide(const wn_job *job, const wn_norm *norm, double m2, double eps);
+
+/* The largest finite magnitude among n elements of x's dtype; infinity or NaN if there is one. */
+double wn_max_magnitude(const void *x, size_t n);
+
+/* A power of two that brings numbers of such a magnitude near 1. */
+double wn_scale_for(double magnitude);
+
+#endif
