@@ -1,0 +1,45 @@
+"""welnorm: normalization kernels for NumPy.
+
+>>> import numpy as np, welnorm as wn
+>>> wn.layer_norm(np.float32([[2, 4, 6, 8]])).round(2)
+array([[-1.34, -0.45,  0.45,  1.34]], dtype=float32)
+
+How the layers call each other, one way and downwards only::
+
+    functional.py, layers.py, _moments.py    what users call
+      _problem.py                            checks; any norm on any layout becomes one Problem
+        _backends/                           c | numba | reference: three functions over a Problem
+          _c (src/_c.pyx)                    the binding: pointers down, status back
+            src/welnorm.c run.c cols.c       drivers: cut the work, share it out, merge statistics
+              src/dispatch.c                 one table of kernels per instruction set
+                src/kernels/*.tpl.h          the algorithms, written once, on src/simd/*.h
+"""
+
+from ._backends import available_backends, backend, get_backend, set_backend
+from ._config import show_config
+from ._isa import available_isas
+from ._moments import Moments, mean_var, moments
+from ._threads import get_num_threads, num_threads, set_num_threads
+from .functional import batch_norm, layer_norm
+from .layers import BatchNorm, LayerNorm
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BatchNorm",
+    "LayerNorm",
+    "Moments",
+    "available_backends",
+    "available_isas",
+    "backend",
+    "batch_norm",
+    "get_backend",
+    "get_num_threads",
+    "layer_norm",
+    "mean_var",
+    "moments",
+    "num_threads",
+    "set_backend",
+    "set_num_threads",
+    "show_config",
+]

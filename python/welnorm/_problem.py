@@ -1,0 +1,221 @@
+"""The canonical problem: any normalization on any layout, checked and brought into one form.
+
+`Problem` says what is to be computed, axis by axis, and is all a backend is given. `layout` brings it into
+the form of the compiled drivers (src/welnorm.h): one of two access patterns over three groups of axes.
+
+=================================  =========  ==================  ================
+norm                               pattern    statistics per      affine per
+=================================  =========  ==================  ================
+layer norm, trailing axes          ``run``    row                 element of the row
+batch norm, channels first         ``run``    channel             channel
+batch norm, channels last, (N, C)  ``cols``   column              column
+layer norm over a middle axis      ``cols``   (sample, position)  row
+=================================  =========  ==================  ================
+
+Which pattern a call takes depends on shape and axes alone, never on strides, and so does the order of every
+summation: an array gives the same bits however it lies in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
+from numpy.typing import DTypeLike, NDArray
+
+from . import _dtypes
+
+Array = NDArray[Any]
+
+
+class State(NamedTuple):
+    """Welford states of many sets of numbers: what `Moments` holds and backends return.
+
+    `mean + mean_lo` is the mean, more precise than one float64; `m2` is the sum of squared deviations.
+    The arrays are float64 and have x's dimensions, with length 1 on the axes reduced over.
+    """
+
+    count: float
+    mean: Array
+    mean_lo: Array
+    m2: Array
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call, checked: ``out = (x - mean) / sqrt(var + eps) * weight + bias``.
+
+    Attributes
+    ----------
+    x : ndarray
+        Of a supported dtype and native byte order, any strides.
+    out : ndarray
+        x's shape, any strides; it is x itself (same memory, same strides) or shares no memory with it.
+    reduced : tuple of int
+        The axes that each statistic is taken over, ascending.
+    affine : tuple of int
+        The axes that weight and bias vary along, ascending, whether or not they are given.
+    weight, bias : ndarray or None
+        C-contiguous, of x's compute type and number of dimensions, of length 1 but on `affine`.
+    eps : float
+    """
+
+    x: Array
+    out: Array
+    reduced: tuple[int, ...]
+    affine: tuple[int, ...]
+    weight: Array | None
+    bias: Array | None
+    eps: float
+
+    @property
+    def statistics_shape(self) -> tuple[int, ...]:
+        """x's shape with length 1 on the reduced axes."""
+        return statistics_shape(self.x.shape, self.reduced)
+
+
+def statistics_shape(shape: tuple[int, ...], reduced: tuple[int, ...]) -> tuple[int, ...]:
+    """`shape` with length 1 on the reduced axes."""
+    return tuple(1 if axis in reduced else length for axis, length in enumerate(shape))
+
+
+def make_problem(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    *,
+    reduced: tuple[int, ...],
+    affine: tuple[int, ...],
+    eps: float,
+    out: Any,
+    dtype: DTypeLike | None,
+) -> Problem:
+    """Check the arguments that all norms share and allocate what is missing. x is an array already."""
+    eps = check_eps(eps)
+    compute = _dtypes.COMPUTE[x.dtype]
+    affine_shape = tuple(x.shape[axis] for axis in affine)
+    broadcast = tuple(length if axis in affine else 1 for axis, length in enumerate(x.shape))
+    if weight is not None:
+        weight = check_parameter(weight, "weight", affine_shape, compute).reshape(broadcast)
+    if bias is not None:
+        bias = check_parameter(bias, "bias", affine_shape, compute).reshape(broadcast)
+    out = check_out(out, x, dtype)
+    return Problem(x, out, reduced, affine, weight, bias, eps)
+
+
+def check_axes(axis: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """Ascending non-negative axes. AxisError or ValueError as in NumPy."""
+    return tuple(sorted(normalize_axis_tuple(axis, ndim, argname="axis")))
+
+
+def check_eps(eps: Any) -> float:
+    """Eps as a finite non-negative float."""
+    try:
+        value = float(eps)
+    except (TypeError, ValueError):
+        raise TypeError(f"eps must be a number, got {eps!r}") from None
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"eps must be finite and not negative, got {eps!r}")
+    return value
+
+
+def check_parameter(value: Any, name: str, shape: tuple[int, ...], compute: np.dtype[Any]) -> Array:
+    """`value` as a C-contiguous array of the compute type, after its shape was checked."""
+    array = _dtypes.as_float_array(value, name)
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, but must have shape {shape}")
+    return np.ascontiguousarray(array, dtype=compute)
+
+
+def check_out(out: Any, x: Array, dtype: DTypeLike | None) -> Array:
+    """The array to write into: `out` after checks, or a new one."""
+    wanted = x.dtype if dtype is None else _dtypes.as_output_dtype(dtype)
+    if out is None:
+        return np.empty_like(x, dtype=wanted, order="C", subok=False)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+    if out.dtype != wanted or not out.dtype.isnative:
+        raise TypeError(f"out has dtype {out.dtype}, but must have dtype {wanted}")
+    if out.shape != x.shape:
+        raise ValueError(f"out has shape {out.shape}, but must have x's shape {x.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    if any(stride == 0 and length > 1 for stride, length in zip(out.strides, out.shape, strict=True)):
+        raise ValueError("out has elements that share memory with each other (a stride of 0)")
+    return out
+
+
+def same_memory(a: Array, b: Array) -> bool:
+    """Whether a and b are the same elements in the same order: safe to work in place."""
+    return (
+        a.dtype == b.dtype
+        and a.strides == b.strides
+        and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+    )
+
+
+def overlaps_inputs(problem: Problem) -> bool:
+    """Whether writing `out` could change an input that is still to be read."""
+    x, out = problem.x, problem.out
+    if not same_memory(x, out) and _share_memory(x, out):
+        return True
+    return any(p is not None and _share_memory(p, out) for p in (problem.weight, problem.bias))
+
+
+def _share_memory(a: Array, b: Array) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=1000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+class Layout(NamedTuple):
+    """A problem in the form of the compiled drivers: see `wn_problem` in src/welnorm.h.
+
+    `axes` has a row per axis: length, strides of x and out in bytes, stride of weight and bias in
+    elements; first the `outer` axes, then the `reduced`, then the inner ones.
+    """
+
+    pattern: Literal["run", "cols"]
+    outer: int
+    reduced: int
+    inner: int
+    axes: NDArray[np.int64]
+
+
+def layout(x: Array, out: Array, reduced: tuple[int, ...], affine: tuple[int, ...]) -> Layout:
+    """Group the axes of a problem that is not empty. Adjacent axes that lie so in memory become one."""
+    affine_stride = dict.fromkeys(range(x.ndim), 0)
+    stride = 1
+    for axis in reversed(affine):
+        affine_stride[axis] = stride
+        stride *= x.shape[axis]
+    axes = [axis for axis, length in enumerate(x.shape) if length > 1]
+
+    # The innermost group: trailing axes that are alike in whether they are reduced and in whether the
+    # parameters vary along them.
+    def kind(axis: int) -> tuple[bool, bool]:
+        return axis in reduced, axis in affine
+
+    inner: list[int] = []
+    while axes and (not inner or kind(axes[-1]) == kind(inner[0])):
+        inner.insert(0, axes.pop())
+    is_run = not inner or inner[0] in reduced
+    rows = [axis for axis in axes if axis in reduced]
+    outer = [axis for axis in axes if axis not in reduced]
+
+    def group(members: list[int]) -> list[tuple[int, int, int, int]]:
+        merged: list[tuple[int, int, int, int]] = []
+        for axis in members:
+            new = (x.shape[axis], x.strides[axis], out.strides[axis], affine_stride[axis])
+            if merged and all(a == b * new[0] for a, b in zip(merged[-1][1:], new[1:], strict=True)):
+                new = (merged.pop()[0] * new[0], *new[1:])
+            merged.append(new)
+        return merged
+
+    groups = [group(outer), group(rows), group(inner)]
+    table = np.array([axis for members in groups for axis in members], dtype=np.int64).reshape(-1, 4)
+    return Layout("run" if is_run else "cols", len(groups[0]), len(groups[1]), len(groups[2]), table)

@@ -1,0 +1,289 @@
+"""Layers: norms that hold their parameters, with PyTorch's attribute and state names."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from . import _dtypes
+from .functional import batch_norm, layer_norm
+
+__all__ = ["BatchNorm", "LayerNorm"]
+
+Array = NDArray[Any]
+
+
+class _Layer:
+    """What layers share: a mode, and a state that is loaded whole or not at all."""
+
+    #: Names of the arrays that make up the state; those that are None are not part of it.
+    _state_names: ClassVar[tuple[str, ...]] = ("weight", "bias")
+
+    training: bool = False
+    weight: Array | None
+    bias: Array | None
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch to training mode (or, with False, to inference mode); returns self."""
+        self.training = bool(mode)
+        return self
+
+    def eval(self) -> Any:
+        """Switch to inference mode; returns self."""
+        return self.train(False)
+
+    def _state(self, prefix: str = "") -> dict[str, Array]:
+        named = {prefix + name: getattr(self, name) for name in self._state_names}
+        return {name: array for name, array in named.items() if array is not None}
+
+    def state_dict(self, prefix: str = "") -> dict[str, Array]:
+        """Copies of the layer's arrays, by PyTorch's names.
+
+        Parameters
+        ----------
+        prefix : str, optional
+            Put before each name.
+
+        Returns
+        -------
+        dict of str to ndarray
+        """
+        return {name: array.copy() for name, array in self._state(prefix).items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], prefix: str = "") -> Any:
+        """Load parameters and buffers; everything is checked before anything changes.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            NumPy arrays or torch tensors, or an opened npz file. Of the names that start with `prefix` none may
+            be missing and none may be left over.
+        prefix : str, optional
+            Such as ``"encoder.layer.0.norm."``.
+
+        Returns
+        -------
+        The layer itself.
+
+        Raises
+        ------
+        KeyError
+            If names are missing or unknown; all of them are listed.
+        ValueError
+            If a shape differs or a value is not finite.
+        TypeError
+            If a dtype is not numeric.
+        """
+        own = self._state(prefix)
+        missing = sorted(own.keys() - set(state))
+        extra = sorted(name for name in state if name.startswith(prefix) and name not in own)
+        if missing or extra:
+            parts = [f"missing {missing}"] * bool(missing) + [f"unexpected {extra}"] * bool(extra)
+            raise KeyError(f"state does not fit {self!r}: {' and '.join(parts)}")
+        loaded = {name: _loaded(state[name], name, array) for name, array in own.items()}
+        for name, array in own.items():
+            array[...] = loaded[name]
+        return self
+
+
+def _loaded(value: Any, name: str, like: Array) -> Array:
+    """`value` as an array that fits `like`."""
+    if hasattr(value, "detach"):  # a torch tensor; bfloat16 has no NumPy dtype of its own
+        value = value.detach().cpu()
+        value = value.float() if "bfloat16" in str(value.dtype) else value
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} has dtype {array.dtype}, but must be a real number type")
+    if array.shape != like.shape:
+        raise ValueError(f"{name} has shape {array.shape}, but must have shape {like.shape}")
+    with np.errstate(over="ignore"):
+        array = array.astype(like.dtype)
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"{name} has values that are not finite in {like.dtype}")
+    return array
+
+
+def _parameters(shape: tuple[int, ...], affine: bool, bias: bool, dtype: DTypeLike) -> tuple[Array | None, Array | None]:
+    element = _dtypes.as_output_dtype(dtype)
+    return np.ones(shape, element) if affine else None, np.zeros(shape, element) if affine and bias else None
+
+
+def _size(value: Any, name: str) -> int:
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if size < 1:
+        raise ValueError(f"{name} must be at least 1, got {size}")
+    return size
+
+
+class LayerNorm(_Layer):
+    """Layer normalization over the last dimensions, with learned scale and shift.
+
+    Parameters
+    ----------
+    normalized_shape : int or tuple of int
+        The last dimensions of the input.
+    eps : float, default 1e-5
+        Added to the variance.
+    affine : bool, default True
+        Whether there are a weight and a bias.
+    bias : bool, default True
+        Whether there is a bias, if `affine`.
+    dtype : dtype, default "float32"
+        Of the parameters.
+
+    Attributes
+    ----------
+    weight, bias : ndarray or None
+        Of shape `normalized_shape`; ones and zeros at first.
+
+    See Also
+    --------
+    layer_norm : the function, with its formula and references.
+
+    Examples
+    --------
+    >>> import numpy as np, welnorm as wn
+    >>> layer = wn.LayerNorm(4)
+    >>> layer(np.float32([[2, 4, 6, 8]])).round(2)
+    array([[-1.34, -0.45,  0.45,  1.34]], dtype=float32)
+    >>> sorted(layer.state_dict(prefix="norm."))
+    ['norm.bias', 'norm.weight']
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: float = 1e-5,
+        *,
+        affine: bool = True,
+        bias: bool = True,
+        dtype: DTypeLike = "float32",
+    ) -> None:
+        lengths = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+        if not lengths:
+            raise ValueError("normalized_shape is empty, but must have at least one dimension")
+        self.normalized_shape = tuple(_size(length, "normalized_shape") for length in lengths)
+        self.eps = eps
+        self.weight, self.bias = _parameters(self.normalized_shape, affine, bias, dtype)
+        self._axis: int | tuple[int, ...] = -1 if len(lengths) == 1 else tuple(range(-len(lengths), 0))
+
+    def __call__(self, x: ArrayLike, *, out: Array | None = None) -> Array:
+        """Normalise x, whose last dimensions are `normalized_shape`; see `layer_norm`."""
+        if np.shape(x)[-len(self.normalized_shape) :] != self.normalized_shape:
+            raise ValueError(f"x has shape {np.shape(x)}, but its last dimensions must be {self.normalized_shape}")
+        return layer_norm(x, self.weight, self.bias, axis=self._axis, eps=self.eps, out=out)
+
+    def __repr__(self) -> str:
+        return f"LayerNorm({self.normalized_shape}, eps={self.eps})"
+
+
+class BatchNorm(_Layer):
+    """Batch normalization, with learned scale and shift and running statistics.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels.
+    eps : float, default 1e-5
+        Added to the variance.
+    momentum : float or None, default 0.1
+        Weight of a batch in the running statistics; None for their cumulative average.
+    axis : int, default 1
+        The channel axis: 1 for channels first, -1 for channels last.
+    affine : bool, default True
+        Whether there are a weight and a bias.
+    track_running_stats : bool, default True
+        Whether there are running statistics; without them, inference uses those of the batch as well.
+    dtype : dtype, default "float32"
+        Of parameters and buffers.
+
+    Attributes
+    ----------
+    weight, bias : ndarray or None
+        Of shape (num_features,); ones and zeros at first.
+    running_mean, running_var : ndarray or None
+        Of shape (num_features,); zeros and ones at first.
+    num_batches_tracked : ndarray of int64 or None
+        How many batches the running statistics have seen.
+    training : bool
+        False at first: `train` and `eval` switch.
+
+    See Also
+    --------
+    batch_norm : the function, with its formula and references.
+
+    Examples
+    --------
+    >>> import numpy as np, welnorm as wn
+    >>> layer = wn.BatchNorm(3, momentum=None).train()
+    >>> for batch in np.arange(24.0).reshape(2, 4, 3):
+    ...     y = layer(batch)
+    >>> layer.running_mean
+    array([10.5, 11.5, 12.5], dtype=float32)
+    >>> layer.eval()(np.float32([[10.5, 11.5, 12.5]]))
+    array([[0., 0., 0.]], dtype=float32)
+    """
+
+    _state_names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        *,
+        axis: int = 1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        dtype: DTypeLike = "float32",
+    ) -> None:
+        self.num_features = _size(num_features, "num_features")
+        self.eps = eps
+        self.momentum = momentum
+        self.axis = axis
+        shape = (self.num_features,)
+        self.weight, self.bias = _parameters(shape, affine, True, dtype)
+        self.running_mean: Array | None = None
+        self.running_var: Array | None = None
+        self.num_batches_tracked: Array | None = None
+        if track_running_stats:
+            element = _dtypes.as_output_dtype(dtype)
+            self.running_mean, self.running_var = np.zeros(shape, element), np.ones(shape, element)
+            self.num_batches_tracked = np.zeros((), np.int64)
+
+    def __call__(self, x: ArrayLike, *, out: Array | None = None) -> Array:
+        """Normalise x, which has `num_features` channels on `axis`; see `batch_norm`."""
+        tracked = self.num_batches_tracked
+        learns = self.training and tracked is not None
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1.0 / (float(tracked) + 1.0) if learns and tracked is not None else 0.0
+        shape = np.shape(x)
+        if not -len(shape) <= self.axis < len(shape) or shape[self.axis] != self.num_features:
+            raise ValueError(f"x has shape {shape}, but must have {self.num_features} channels on axis {self.axis}")
+        y = batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=self.training or tracked is None,
+            momentum=momentum,
+            eps=self.eps,
+            axis=self.axis,
+            out=out,
+        )
+        if learns and tracked is not None and math.prod(shape) > 0:
+            tracked += 1
+        return y
+
+    def __repr__(self) -> str:
+        return f"BatchNorm({self.num_features}, eps={self.eps}, momentum={self.momentum}, axis={self.axis})"
