@@ -13,7 +13,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("cython-lint", "src/_c.pyx")
-    session.run("bash", "-c", "git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror", external=True)
+    check_c = "git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror"
+    session.run("bash", "-c", check_c, external=True)
 
 
 @nox.session

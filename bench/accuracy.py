@@ -3,8 +3,8 @@
     python bench/accuracy.py
 
 prints, for welnorm and whatever rivals are installed, the largest error of float32 layer norm in ULP of
-max(|y|, 2**-7) (the measure of promise N1 in docs/numerics.md) over rows of many lengths, and the error of float64
-mean and variance in ULP of the exact value of the rounded inputs.
+max(|y|, 2**-7) (the measure of promise N1 in docs/numerics.md) over rows of many lengths, and the error of
+float64 mean and variance in ULP of the exact value of the rounded inputs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-
 import welnorm as wn
 
 OFFSETS = (0.0, 1.0, 1e2, 1e4, 1e6)
@@ -69,7 +68,8 @@ def worst_ulp(run: Implementation, offset: float) -> float:
     worst = 0.0
     for length in LENGTHS:
         rows = max(1, min(2000, 2**17 // length))
-        x = np.random.default_rng(length).standard_normal((rows, length), dtype=np.float32) + np.float32(offset)
+        rng = np.random.default_rng(length)
+        x = rng.standard_normal((rows, length), dtype=np.float32) + np.float32(offset)
         exact = exact_layer_norm(x)
         ulp = np.spacing(np.maximum(np.abs(exact), 2.0**-7).astype(np.float32))
         worst = max(worst, float(np.max(np.abs(run(x) - exact) / ulp)))

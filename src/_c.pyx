@@ -2,8 +2,7 @@
 """The binding: arguments in, pointers down, status back. No arithmetic and no checks that Python has made."""
 
 cimport numpy as cnp
-from cpython.object cimport PyObject
-from libc.stddef cimport ptrdiff_t, size_t
+from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
 
 cnp.import_array()
@@ -68,7 +67,7 @@ cdef extern from *:
     #    define WELNORM_COMPILER "unknown"
     #    define WELNORM_FLAGS "unknown"
     #endif
-    /* Above this many bytes the GIL is released: below it, the call is over before another thread could run. */
+    /* From so many bytes on the GIL is released: a smaller call is over before another thread could run. */
     #define WN_GIL_BYTES 16384
     """
     const char *WELNORM_COMPILER
@@ -169,14 +168,14 @@ cdef inline void *data_of(cnp.ndarray array):
     return NULL if array is None else cnp.PyArray_DATA(array)
 
 
-def run(bint is_cols, int outer, int reduced, int inner, cnp.ndarray axes, int x_dtype, int y_dtype,
+def run(str pattern not None, int outer, int reduced, int inner, cnp.ndarray axes, int x_dtype, int y_dtype,
         cnp.ndarray x, cnp.ndarray out, cnp.ndarray weight, cnp.ndarray bias, double eps,
         cnp.ndarray given_mean, cnp.ndarray given_var, cnp.ndarray mean, cnp.ndarray mean_lo, cnp.ndarray m2):
     """Carry out a `Layout`; arrays that do not apply are None. Everything was checked by `_problem`."""
     cdef const wn_axis *axis = <const wn_axis *>cnp.PyArray_DATA(axes)
     cdef wn_problem problem
     cdef wn_status status
-    problem.pattern = WN_COLS if is_cols else WN_RUN
+    problem.pattern = WN_COLS if pattern == "cols" else WN_RUN
     problem.x_dtype = <wn_dtype>x_dtype
     problem.y_dtype = <wn_dtype>y_dtype
     problem.outer = wn_axes_of(axis, outer)
@@ -199,7 +198,7 @@ def run(bint is_cols, int outer, int reduced, int inner, cnp.ndarray axes, int x
 
 
 def copy(cnp.ndarray dst not None, cnp.ndarray src not None, bint nontemporal=False):
-    """Copy src to dst, contiguous arrays of the same size in bytes: the physical limit benchmarks compare to."""
+    """Copy src to dst, contiguous and of the same size: the physical limit that benchmarks compare with."""
     cdef size_t bytes = cnp.PyArray_NBYTES(src)
     cdef void *to = cnp.PyArray_DATA(dst)
     cdef const void *source = cnp.PyArray_DATA(src)

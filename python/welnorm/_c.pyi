@@ -7,7 +7,7 @@ def layer_norm(
     x: object, weight: object, bias: object, axis: object, eps: object, out: object, dtype: object
 ) -> NDArray[Any] | None: ...
 def run(
-    is_cols: bool,
+    pattern: str,
     outer: int,
     reduced: int,
     inner: int,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
-from typing import TYPE_CHECKING
+from types import ModuleType
 
-if TYPE_CHECKING or importlib.util.find_spec("welnorm._c") is not None:
-    from . import _c as extension
-else:
-    extension = None
+extension: ModuleType | None = None
+if importlib.util.find_spec("welnorm._c") is not None:
+    extension = importlib.import_module("welnorm._c")
 
 NAMES = ("portable", "avx2", "avx512", "neon")
 
@@ -32,7 +32,7 @@ def available_isas() -> tuple[str, ...]:
     >>> set(wn.available_isas()) <= {"portable", "avx2", "avx512", "neon"}
     True
     """
-    return () if extension is None else extension.usable_isas()
+    return () if extension is None else tuple(extension.usable_isas())
 
 
 def _initialise() -> None:
@@ -47,7 +47,8 @@ def _initialise() -> None:
         return  # no compiled kernels: nothing that an instruction set could be chosen for
     if not extension.select_isa(wanted):
         usable = ", ".join(extension.usable_isas())
-        problem = "this CPU cannot run it" if wanted in extension.built_isas() else "this build does not have it"
+        built = wanted in extension.built_isas()
+        problem = "this CPU cannot run it" if built else "this build does not have it"
         raise ValueError(f"{source}, but {problem}; usable here: {usable}")
     reason = "the environment variable WELNORM_ISA"
 

@@ -1,4 +1,4 @@
-"""Mergeable statistics: Welford states over any axes, for data that does not fit in memory or on one machine."""
+"""Mergeable statistics: Welford states over any axes, for data larger than memory or one machine."""
 
 from __future__ import annotations
 
@@ -48,12 +48,20 @@ class Moments:
     __slots__ = ("_axis", "_count", "_m2", "_mean", "_mean_lo")
     __hash__ = None  # type: ignore[assignment]
 
+    _axis: int | tuple[int, ...] | None
+    _count: Float
     # The mean is the pair _mean + _mean_lo: merging rounds to float64 only where a value leaves the object.
+    _mean: Float
+    _mean_lo: Float
+    _m2: Float
+
     def __init__(self) -> None:
         raise TypeError("make Moments with welnorm.moments(x, axis) or Moments.from_array(array)")
 
     @classmethod
-    def _make(cls, axis: int | tuple[int, ...] | None, count: Float, mean: Float, mean_lo: Float, m2: Float) -> Moments:
+    def _make(
+        cls, axis: int | tuple[int, ...] | None, count: Float, mean: Float, mean_lo: Float, m2: Float
+    ) -> Moments:
         self = cls.__new__(cls)
         self._axis = axis
         self._count, self._mean, self._mean_lo, self._m2 = count, mean, mean_lo, m2
@@ -116,7 +124,9 @@ class Moments:
             This object.
         """
         if self._axis == ():
-            raise ValueError("these Moments came from an array and know no axes: merge moments(batch, axis) instead")
+            raise ValueError(
+                "these Moments came from an array and know no axes: merge moments(batch, axis) instead"
+            )
         return self.merge(moments(batch, self._axis))
 
     def merge(self, other: Moments) -> Moments:
@@ -185,11 +195,12 @@ class Moments:
         return Moments._make(self._axis, *(array.copy() for array in self._arrays()))
 
     def to_array(self) -> Float:
-        """Counts, means and M2 in one float64 array of shape ``(3, *shape)``: what crosses a process or a network.
+        """Counts, means and M2 in one array: what crosses a process or a network.
 
         Returns
         -------
         ndarray
+            float64, of shape ``(3, *shape)``.
         """
         return np.stack([self._count, self._mean + self._mean_lo, self._m2])
 
@@ -245,8 +256,8 @@ def _two_sum(a: Float, b: Float) -> tuple[Float, Float]:
 def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Moments:
     """Count, mean and M2 of an array over the given axes, as a state that merges with others.
 
-    float32 data is summed in float64, and the mean is carried as a pair: the statistics are as exact as float64
-    can hold them at any offset of the data, and have the same bits on any number of threads.
+    float32 data is summed in float64, and the mean is carried as a pair: the statistics are as exact as
+    float64 can hold them at any offset of the data, and have the same bits on any number of threads.
 
     Parameters
     ----------

@@ -18,6 +18,7 @@ summation: an array gives the same bits however it lies in memory.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -38,7 +39,7 @@ class State(NamedTuple):
     The arrays are float64 and have x's dimensions, with length 1 on the axes reduced over.
     """
 
-    count: float
+    count: float  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     mean: Array
     mean_lo: Array
     m2: Array
@@ -166,8 +167,10 @@ def overlaps_inputs(problem: Problem) -> bool:
 
 
 def _share_memory(a: Array, b: Array) -> bool:
+    if not np.may_share_memory(a, b):  # cheap, and nearly always enough
+        return False
     try:
-        return np.shares_memory(a, b, max_work=1000)
+        return np.shares_memory(a, b, max_work=1000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
 
@@ -188,12 +191,24 @@ class Layout(NamedTuple):
 
 def layout(x: Array, out: Array, reduced: tuple[int, ...], affine: tuple[int, ...]) -> Layout:
     """Group the axes of a problem that is not empty. Adjacent axes that lie so in memory become one."""
-    affine_stride = dict.fromkeys(range(x.ndim), 0)
+    return _layout(x.shape, x.strides, out.strides, reduced, affine)
+
+
+# Cached: a pipeline makes the same few calls again and again, and this takes longer than a small kernel.
+@functools.lru_cache(maxsize=256)
+def _layout(
+    shape: tuple[int, ...],
+    x_strides: tuple[int, ...],
+    out_strides: tuple[int, ...],
+    reduced: tuple[int, ...],
+    affine: tuple[int, ...],
+) -> Layout:
+    affine_stride = dict.fromkeys(range(len(shape)), 0)
     stride = 1
     for axis in reversed(affine):
         affine_stride[axis] = stride
-        stride *= x.shape[axis]
-    axes = [axis for axis, length in enumerate(x.shape) if length > 1]
+        stride *= shape[axis]
+    axes = [axis for axis, length in enumerate(shape) if length > 1]
 
     # The innermost group: trailing axes that are alike in whether they are reduced and in whether the
     # parameters vary along them.
@@ -210,7 +225,7 @@ def layout(x: Array, out: Array, reduced: tuple[int, ...], affine: tuple[int, ..
     def group(members: list[int]) -> list[tuple[int, int, int, int]]:
         merged: list[tuple[int, int, int, int]] = []
         for axis in members:
-            new = (x.shape[axis], x.strides[axis], out.strides[axis], affine_stride[axis])
+            new = (shape[axis], x_strides[axis], out_strides[axis], affine_stride[axis])
             if merged and all(a == b * new[0] for a, b in zip(merged[-1][1:], new[1:], strict=True)):
                 new = (merged.pop()[0] * new[0], *new[1:])
             merged.append(new)
@@ -218,4 +233,5 @@ def layout(x: Array, out: Array, reduced: tuple[int, ...], affine: tuple[int, ..
 
     groups = [group(outer), group(rows), group(inner)]
     table = np.array([axis for members in groups for axis in members], dtype=np.int64).reshape(-1, 4)
+    table.flags.writeable = False
     return Layout("run" if is_run else "cols", len(groups[0]), len(groups[1]), len(groups[2]), table)

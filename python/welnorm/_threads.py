@@ -73,7 +73,7 @@ def get_num_threads() -> int:
     True
     """
     if _extension is not None:
-        return _extension.max_threads()
+        return int(_extension.max_threads())
     limit = getattr(_local, "limit", 0) or _process
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(limit, cpus) if limit else cpus

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ __all__ = ["batch_norm", "layer_norm"]
 Array = NDArray[Any]
 
 
-def _no_fast_lane(*_: object) -> None:
+def _no_fast_lane(*_: object) -> Array | None:
     return None
 
 
-_fast_layer_norm = _no_fast_lane if extension is None else extension.layer_norm
+_fast_layer_norm: Callable[..., Array | None] = _no_fast_lane if extension is None else extension.layer_norm
 
 
 def layer_norm(
@@ -71,9 +72,9 @@ def layer_norm(
 
     References
     ----------
-    J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer Normalization", 2016, arXiv:1607.06450. Statistics: T. F. Chan,
-    G. H. Golub, R. J. LeVeque, "Algorithms for computing the sample variance", The American Statistician 37
-    (1983).
+    J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer Normalization", 2016, arXiv:1607.06450.
+    Statistics: T. F. Chan, G. H. Golub, R. J. LeVeque, "Algorithms for computing the sample variance", The
+    American Statistician 37 (1983).
 
     Examples
     --------
@@ -150,8 +151,8 @@ def batch_norm(
 
     References
     ----------
-    S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
-    Shift", 2015, arXiv:1502.03167. Statistics: see `layer_norm`.
+    S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+    Covariate Shift", 2015, arXiv:1502.03167. Statistics: see `layer_norm`.
 
     Examples
     --------
@@ -170,7 +171,9 @@ def batch_norm(
     if channel == 0:
         raise ValueError("axis is the batch axis 0, but must be the channel axis")
     reduced = tuple(a for a in range(array.ndim) if a != channel)
-    problem = make_problem(array, weight, bias, reduced=reduced, affine=(channel,), eps=eps, out=out, dtype=dtype)
+    problem = make_problem(
+        array, weight, bias, reduced=reduced, affine=(channel,), eps=eps, out=out, dtype=dtype
+    )
     channels = array.shape[channel]
     if not training:
         _batch_norm_inference(problem, running_mean, running_var, channels)
@@ -182,8 +185,8 @@ def batch_norm(
     count = array.size // channels if channels else 0
     if count == 1:
         raise ValueError(
-            f"x has shape {array.shape}: one value per channel has no variance to train with; use training=False "
-            "with running statistics, or layer_norm, which works with a batch of one"
+            f"x has shape {array.shape}: one value per channel has no variance to train with; use "
+            "training=False with running statistics, or layer_norm, which works with a batch of one"
         )
     state = _normalize(problem, want_state=True)
     if state is not None:
@@ -233,11 +236,13 @@ def _check_momentum(momentum: Any) -> float:
 def _update_running(running: Array | None, batch: Array, momentum: float) -> None:
     if running is not None:
         with np.errstate(over="ignore", invalid="ignore"):
-            running[...] = (1.0 - momentum) * running.astype(np.float64) + momentum * batch.reshape(running.shape)
+            running[...] = (1.0 - momentum) * running.astype(np.float64) + momentum * batch.reshape(
+                running.shape
+            )
 
 
 def _normalize(problem: Problem, want_state: bool = False) -> Any:
-    """Normalise with the data's own statistics; returns their state if asked for. Nothing to do if x is empty."""
+    """Normalise with the data's own statistics and return their state if asked for; None if x is empty."""
     if problem.x.size:
         return _write(problem, lambda p: _backends.active().normalize(p, want_state))
     return None

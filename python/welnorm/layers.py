@@ -61,8 +61,8 @@ class _Layer:
         Parameters
         ----------
         state : mapping of str to array_like
-            NumPy arrays or torch tensors, or an opened npz file. Of the names that start with `prefix` none may
-            be missing and none may be left over.
+            NumPy arrays or torch tensors, or an opened npz file. Of the names that start with `prefix` none
+            may be missing and none may be left over.
         prefix : str, optional
             Such as ``"encoder.layer.0.norm."``.
 
@@ -108,7 +108,9 @@ def _loaded(value: Any, name: str, like: Array) -> Array:
     return array
 
 
-def _parameters(shape: tuple[int, ...], affine: bool, bias: bool, dtype: DTypeLike) -> tuple[Array | None, Array | None]:
+def _parameters(
+    shape: tuple[int, ...], affine: bool, bias: bool, dtype: DTypeLike
+) -> tuple[Array | None, Array | None]:
     element = _dtypes.as_output_dtype(dtype)
     return np.ones(shape, element) if affine else None, np.zeros(shape, element) if affine and bias else None
 
@@ -178,7 +180,9 @@ class LayerNorm(_Layer):
     def __call__(self, x: ArrayLike, *, out: Array | None = None) -> Array:
         """Normalise x, whose last dimensions are `normalized_shape`; see `layer_norm`."""
         if np.shape(x)[-len(self.normalized_shape) :] != self.normalized_shape:
-            raise ValueError(f"x has shape {np.shape(x)}, but its last dimensions must be {self.normalized_shape}")
+            raise ValueError(
+                f"x has shape {np.shape(x)}, but its last dimensions must be {self.normalized_shape}"
+            )
         return layer_norm(x, self.weight, self.bias, axis=self._axis, eps=self.eps, out=out)
 
     def __repr__(self) -> str:
@@ -268,7 +272,9 @@ class BatchNorm(_Layer):
             momentum = 1.0 / (float(tracked) + 1.0) if learns and tracked is not None else 0.0
         shape = np.shape(x)
         if not -len(shape) <= self.axis < len(shape) or shape[self.axis] != self.num_features:
-            raise ValueError(f"x has shape {shape}, but must have {self.num_features} channels on axis {self.axis}")
+            raise ValueError(
+                f"x has shape {shape}, but must have {self.num_features} channels on axis {self.axis}"
+            )
         y = batch_norm(
             x,
             self.running_mean,

@@ -75,6 +75,7 @@ def _check_name(name: str, source: str) -> str:
     return name
 
 
+@functools.cache
 def module(name: str) -> ModuleType:
     """The backend's module, imported when first asked for."""
     return importlib.import_module(f"{__name__}.{name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -31,19 +32,15 @@ def apply(problem: Problem, mean: NDArray[np.float64], var: NDArray[np.float64])
 def moments(x: NDArray[Any], reduced: tuple[int, ...]) -> State:
     """See `welnorm._backends`."""
     state = _empty_state(x, reduced)
-    pattern, *counts, axes = layout(x, x, reduced, ())
     index = _dtypes.INDEX[x.dtype]
-    _c.run(pattern == "cols", *counts, axes, index, index, x, None, None, None, 0.0, None, None, *state[1:])
+    _c.run(*layout(x, x, reduced, ()), index, index, x, None, None, None, 0.0, None, None, *state[1:])
     return state
 
 
 def _run(problem: Problem, given: tuple[Any, Any], state: tuple[Any, Any, Any]) -> None:
     x, out = problem.x, problem.out
-    pattern, *counts, axes = layout(x, out, problem.reduced, problem.affine)
     _c.run(
-        pattern == "cols",
-        *counts,
-        axes,
+        *layout(x, out, problem.reduced, problem.affine),
         _dtypes.INDEX[x.dtype],
         _dtypes.INDEX[out.dtype],
         x,
@@ -58,5 +55,5 @@ def _run(problem: Problem, given: tuple[Any, Any], state: tuple[Any, Any, Any]) 
 
 def _empty_state(x: NDArray[Any], reduced: tuple[int, ...]) -> State:
     shape = statistics_shape(x.shape, reduced)
-    count = float(np.prod([x.shape[axis] for axis in reduced], dtype=np.float64))
+    count = float(math.prod(x.shape[axis] for axis in reduced))
     return State(count, np.empty(shape), np.empty(shape), np.empty(shape))
