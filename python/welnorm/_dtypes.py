@@ -25,7 +25,10 @@ def as_float_array(value: Any, name: str) -> NDArray[Any]:
     bool and integers become float64, as in `np.mean`. Anything else raises a `TypeError` that names the
     argument and the dtype.
     """
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # ragged lists
+        raise ValueError(f"{name} does not make an array: {error}") from None
     dtype = array.dtype
     if dtype in INDEX and dtype.isnative:
         return array
@@ -39,7 +42,10 @@ def as_float_array(value: Any, name: str) -> NDArray[Any]:
 
 def as_output_dtype(value: DTypeLike) -> np.dtype[Any]:
     """Return the dtype that the argument `dtype=` names, or raise a `TypeError`."""
-    dtype = np.dtype(value)
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"dtype is {value!r}, but must be one of {_NAMES}") from None
     if dtype not in INDEX or not dtype.isnative:
         raise TypeError(f"dtype is {dtype}, but must be one of {_NAMES}")
     return dtype

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _backends, _dtypes
-from ._problem import check_axes, statistics_shape
+from ._problem import check_axes, check_number, statistics_shape
 
 __all__ = ["Moments", "mean_var", "moments"]
 
@@ -102,7 +102,7 @@ class Moments:
         float64 or ndarray of float64, of `shape`
             NaN where ``count <= ddof``.
         """
-        degrees = self._count - ddof
+        degrees = self._count - check_number(ddof, "ddof")
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(degrees > 0, self._m2 / degrees, np.nan)[()]
 
@@ -127,7 +127,10 @@ class Moments:
             raise ValueError(
                 "these Moments came from an array and know no axes: merge moments(batch, axis) instead"
             )
-        return self.merge(moments(batch, self._axis))
+        state = moments(_dtypes.as_float_array(batch, "batch"), self._axis)
+        if state.shape != self.shape:
+            raise ValueError(f"batch has statistics of shape {state.shape}, but must have {self.shape}")
+        return self.merge(state)
 
     def merge(self, other: Moments) -> Moments:
         """Take in the data of another state, in place.
@@ -182,7 +185,11 @@ class Moments:
         -------
         Moments
         """
-        level = [state.copy() for state in states]
+        level = list(states)
+        for state in level:
+            if not isinstance(state, Moments):
+                raise TypeError(f"states must hold Moments, got {type(state).__name__}")
+        level = [state.copy() for state in level]
         if not level:
             raise ValueError("states is empty, but must hold at least one Moments")
         while len(level) > 1:
@@ -218,7 +225,7 @@ class Moments:
         Moments
             It merges, but has no axes to `update` over.
         """
-        value = np.array(array, dtype=np.float64)
+        value = _dtypes.as_float_array(array, "array").astype(np.float64)
         if value.ndim < 1 or value.shape[0] != 3:
             raise ValueError(f"array has shape {value.shape}, but must have shape (3, ...)")
         count, mean, m2 = value

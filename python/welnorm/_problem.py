@@ -109,15 +109,29 @@ def make_problem(
 
 def check_axes(axis: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
     """Ascending non-negative axes. AxisError or ValueError as in NumPy."""
-    return tuple(sorted(normalize_axis_tuple(axis, ndim, argname="axis")))
+    try:
+        return tuple(sorted(normalize_axis_tuple(axis, ndim, argname="axis")))
+    except OverflowError:
+        raise np.exceptions.AxisError(f"axis {axis!r} is out of bounds for array of dimension {ndim}") from None
+    except TypeError:
+        raise TypeError(f"axis must be an int or a tuple of ints, got {axis!r}") from None
+
+
+def check_number(value: Any, name: str) -> float:
+    """`value` as a float; infinite where it is too large for one."""
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
 
 
 def check_eps(eps: Any) -> float:
     """Eps as a finite non-negative float."""
-    try:
-        value = float(eps)
-    except (TypeError, ValueError):
-        raise TypeError(f"eps must be a number, got {eps!r}") from None
+    value = check_number(eps, "eps")
     if not 0.0 <= value < math.inf:
         raise ValueError(f"eps must be finite and not negative, got {eps!r}")
     return value
@@ -144,7 +158,7 @@ def check_out(out: Any, x: Array, dtype: DTypeLike | None) -> Array:
         raise ValueError(f"out has shape {out.shape}, but must have x's shape {x.shape}")
     if not out.flags.writeable:
         raise ValueError("out is read-only")
-    if any(stride == 0 and length > 1 for stride, length in zip(out.strides, out.shape, strict=True)):
+    if out.size and any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
         raise ValueError("out has elements that share memory with each other (a stride of 0)")
     return out
 

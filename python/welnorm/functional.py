@@ -10,7 +10,15 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _backends, _dtypes
 from ._isa import extension
-from ._problem import Problem, check_axes, check_parameter, make_problem, overlaps_inputs, statistics_shape
+from ._problem import (
+    Problem,
+    check_axes,
+    check_number,
+    check_parameter,
+    make_problem,
+    overlaps_inputs,
+    statistics_shape,
+)
 
 __all__ = ["batch_norm", "layer_norm"]
 
@@ -167,7 +175,10 @@ def batch_norm(
     array = _dtypes.as_float_array(x, "x")
     if array.ndim < 2:
         raise ValueError(f"x has shape {array.shape}, but must have at least 2 dimensions")
-    (channel,) = check_axes(axis, array.ndim)
+    axes = check_axes(axis, array.ndim)
+    if len(axes) != 1:
+        raise ValueError(f"axis must be one axis, that of the channels, got {axis!r}")
+    (channel,) = axes
     if channel == 0:
         raise ValueError("axis is the batch axis 0, but must be the channel axis")
     reduced = tuple(a for a in range(array.ndim) if a != channel)
@@ -224,10 +235,7 @@ def check_running(buffer: Any, name: str, channels: int) -> None:
 
 
 def _check_momentum(momentum: Any) -> float:
-    try:
-        value = float(momentum)
-    except (TypeError, ValueError):
-        raise TypeError(f"momentum must be a number, got {momentum!r}") from None
+    value = check_number(momentum, "momentum")
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"momentum must be between 0 and 1, got {momentum!r}")
     return value

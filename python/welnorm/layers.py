@@ -101,11 +101,11 @@ def _loaded(value: Any, name: str, like: Array) -> Array:
         raise TypeError(f"{name} has dtype {array.dtype}, but must be a real number type")
     if array.shape != like.shape:
         raise ValueError(f"{name} has shape {array.shape}, but must have shape {like.shape}")
-    with np.errstate(over="ignore"):
-        array = array.astype(like.dtype)
-    if not np.all(np.isfinite(array)):
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = array.astype(like.dtype)
+    if not (np.all(np.isfinite(array)) and np.all(np.isfinite(converted))):
         raise ValueError(f"{name} has values that are not finite in {like.dtype}")
-    return array
+    return converted
 
 
 def _parameters(
@@ -179,9 +179,10 @@ class LayerNorm(_Layer):
 
     def __call__(self, x: ArrayLike, *, out: Array | None = None) -> Array:
         """Normalise x, whose last dimensions are `normalized_shape`; see `layer_norm`."""
-        if np.shape(x)[-len(self.normalized_shape) :] != self.normalized_shape:
+        x = _dtypes.as_float_array(x, "x")
+        if x.shape[-len(self.normalized_shape) :] != self.normalized_shape:
             raise ValueError(
-                f"x has shape {np.shape(x)}, but its last dimensions must be {self.normalized_shape}"
+                f"x has shape {x.shape}, but its last dimensions must be {self.normalized_shape}"
             )
         return layer_norm(x, self.weight, self.bias, axis=self._axis, eps=self.eps, out=out)
 
@@ -270,7 +271,8 @@ class BatchNorm(_Layer):
         momentum = self.momentum
         if momentum is None:
             momentum = 1.0 / (float(tracked) + 1.0) if learns and tracked is not None else 0.0
-        shape = np.shape(x)
+        x = _dtypes.as_float_array(x, "x")
+        shape = x.shape
         if not -len(shape) <= self.axis < len(shape) or shape[self.axis] != self.num_features:
             raise ValueError(
                 f"x has shape {shape}, but must have {self.num_features} channels on axis {self.axis}"
