@@ -27,9 +27,8 @@ static strip strip_at(const wn_job *job, size_t unit) {
 
 static void cut(wn_job *job, size_t threads) {
     size_t outer = (size_t)job->problem->outer.count, columns = (size_t)job->problem->inner.count;
-    size_t most_parts = outer * columns < WN_MAX_STATES ? WN_MAX_STATES / (outer * columns) : 1;
     job->blocks = wn_ceil_div((size_t)job->problem->reduced.count, WN_ROWS);
-    job->part_blocks = wn_ceil_div(job->blocks, wn_min(most_parts, WN_MAX_COLUMN_PARTS));
+    job->part_blocks = wn_ceil_div(job->blocks, WN_MAX_COLUMN_PARTS);
     if (job->part_blocks < WN_PART_BLOCKS) job->part_blocks = WN_PART_BLOCKS;
     job->parts = wn_ceil_div(job->blocks, job->part_blocks);
     /* Columns are independent of each other, so how many make a strip may depend on the threads. */
@@ -120,7 +119,7 @@ static void rescale(const wn_job *job, size_t unit, void *scratch, wn_unit_state
         wn_norm norm = wn_finish(&state, job->problem->eps);
         if (!wn_is_wide(job, &norm, state.m2, job->problem->eps)) continue;
         strip column = {s.outer, s.first + c, 1};
-        double scale = wn_scale_for(column_max_magnitude(job, &column, scratch));
+        double scale = wn_scale_for(column_max_magnitude(job, &column, scratch), state.m2);
         if (scale == 1.0) continue;
         wn_states at = states_from(&to->states, c);
         double total = 0.0, part_total;

@@ -13,12 +13,11 @@
 #include <string.h>
 
 enum {
-    WN_PART_BLOCKS = 4,    /* a part is at least so many blocks */
-    WN_MAX_PARTS = 1024,   /* and a unit at most so many parts */
-    WN_MAX_STATES = 32768, /* states kept between the sweeps, in the pattern cols: 1 MiB */
-    WN_MAX_COLUMN_PARTS = 64,
-    WN_PACK = 32, /* runs shorter than this are packed before their statistics are taken */
-    WN_TILE = 64  /* columns of a strip that is packed */
+    WN_PART_BLOCKS = 4,       /* a part is at least so many blocks, */
+    WN_MAX_PARTS = 1024,      /* and a unit at most so many parts, */
+    WN_MAX_COLUMN_PARTS = 32, /* fewer in the pattern cols, where a part's state is a strip's: 16 KiB */
+    WN_PACK = 32,             /* runs shorter than this are packed before their statistics are taken */
+    WN_TILE = 64              /* columns of a strip that is packed */
 };
 
 typedef struct {

@@ -76,12 +76,12 @@ static inline wn_norm wn_finish(const wn_state *state, double eps) {
     return (wn_norm){state->mean, state->mean_lo, 1.0 / sqrt(var + eps), 1.0};
 }
 
-/* True where the fast apply step could overflow or lose digits in its compute type: such rows take the
- * wide path (wide.c). |x - mean| <= sqrt(m2), so m2 bounds the deviations too. NaN is not wide for
- * float32; for float64 it may stand for sums that overflowed, so it is. */
+/* True where the fast apply step could overflow or lose digits in its compute type: such rows take the wide
+ * path (wide.c). |x - mean| <= sqrt(m2), so m2 bounds the deviations; where statistics are given, the mean
+ * must. NaN is not wide for float32; for float64 it may stand for sums that overflowed, so it is. */
 static inline int wn_is_wide_f32(const wn_norm *norm, double m2, double eps) {
     (void)eps;
-    return norm->rstd < 0x1p-100 || norm->rstd > 0x1p100 || m2 > 0x1p250;
+    return norm->rstd < 0x1p-100 || norm->rstd > 0x1p100 || m2 > 0x1p250 || fabs(norm->mean) > 0x1p100;
 }
 
 static inline int wn_is_wide_f64(const wn_norm *norm, double m2, double eps) {

@@ -13,7 +13,7 @@ static const size_t dtype_bytes[WN_DTYPE_COUNT] = {
 
 enum {
     STATE_ARRAYS = 4, /* mean, mean_lo, m2, scale */
-    SPLIT_BELOW = 4   /* units a thread, below which units are split */
+    SPLIT_BELOW = 2   /* units a thread, below which units are split: at most 1 MiB of states a thread */
 };
 
 typedef struct {
@@ -77,10 +77,13 @@ static wn_unit_state given_state(const wn_call *call, int thread, size_t unit) {
     size_t count, first = call->ops->first_statistic(&call->job, unit, &count);
     *state.count = 1.0;
     for (size_t c = 0; c < count; c++) {
-        state.states.mean[c] = p->given_mean[first + c];
+        double mean = p->given_mean[first + c];
+        double scale =
+            fabs(mean) > 0x1p1000 ? 0.25 : 1.0; /* or x - mean could leave the range where y does not */
+        state.states.mean[c] = mean * scale;
         state.states.mean_lo[c] = 0.0;
-        state.states.m2[c] = p->given_var[first + c];
-        state.scale[c] = 1.0;
+        state.states.m2[c] = p->given_var[first + c] * scale * scale;
+        state.scale[c] = scale;
     }
     return state;
 }

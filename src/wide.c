@@ -45,9 +45,10 @@ double wn_max_magnitude(const void *x, size_t n) {
     return most;
 }
 
-double wn_scale_for(double magnitude) {
+double wn_scale_for(double magnitude, double m2) {
     int exponent;
     if (!(magnitude > 0.0 && magnitude <= DBL_MAX)) return 1.0;
     frexp(magnitude, &exponent);
+    if (exponent > 0 && m2 < 1.0) return 1.0;
     return ldexp(1.0, exponent < -1000 ? 1000 : -exponent);
 }

@@ -112,7 +112,9 @@ def check_axes(axis: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
     try:
         return tuple(sorted(normalize_axis_tuple(axis, ndim, argname="axis")))
     except OverflowError:
-        raise np.exceptions.AxisError(f"axis {axis!r} is out of bounds for array of dimension {ndim}") from None
+        raise np.exceptions.AxisError(
+            f"axis {axis!r} is out of bounds for array of dimension {ndim}"
+        ) from None
     except TypeError:
         raise TypeError(f"axis must be an int or a tuple of ints, got {axis!r}") from None
 
@@ -222,7 +224,9 @@ def _layout(
     for axis in reversed(affine):
         affine_stride[axis] = stride
         stride *= shape[axis]
-    axes = [axis for axis, length in enumerate(shape) if length > 1]
+    # A batch of one is a batch: only reduced axes of length 1 do not count. Else a row on its own would be
+    # summed in another order than the same row among others.
+    axes = [axis for axis, length in enumerate(shape) if length > 1 or axis not in reduced]
 
     # The innermost group: trailing axes that are alike in whether they are reduced and in whether the
     # parameters vary along them.
@@ -239,6 +243,8 @@ def _layout(
     def group(members: list[int]) -> list[tuple[int, int, int, int]]:
         merged: list[tuple[int, int, int, int]] = []
         for axis in members:
+            if shape[axis] == 1:
+                continue
             new = (shape[axis], x_strides[axis], out_strides[axis], affine_stride[axis])
             if merged and all(a == b * new[0] for a, b in zip(merged[-1][1:], new[1:], strict=True)):
                 new = (merged.pop()[0] * new[0], *new[1:])

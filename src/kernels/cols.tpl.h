@@ -71,7 +71,8 @@ static int FN(shift_columns)(const void *const *rows, size_t row_count, size_t c
     for (size_t c = 0; c < columns; c++) {
         FN(sums) s = {to->sum[c], to->square[c]};
         if (!IS_FLOAT64 && !FN(is_poor_shift)(s, inverse_count)) continue;
-        to->shift[c] = to_mean ? to->shift[c] + s.sum * inverse_count : FN(first_of)((const T *)rows[0] + c);
+        double shift = to_mean ? to->shift[c] + s.sum * inverse_count : FN(first_of)((const T *)rows[0] + c);
+        if (fabs(shift) <= DBL_MAX) to->shift[c] = shift; /* else inf must stay in the sums */
         any = 1;
     }
     if (any) FN(add_block)(rows, row_count, columns, 1, to);

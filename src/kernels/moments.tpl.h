@@ -135,7 +135,8 @@ static ALWAYS_INLINE wn_state FN(block_moments)(const void *const *runs, size_t 
         shift = FN(first_of)(runs[0]);
         s = FN(add_runs_shifted)(runs, run_count, n, shift);
         if (IS_FLOAT64 || FN(is_poor_shift)(s, inverse_count)) {
-            shift += s.sum * inverse_count;
+            double mean = shift + s.sum * inverse_count;
+            if (fabs(mean) <= DBL_MAX) shift = mean; /* else inf must stay in the sums, to reach the mean */
             s = FN(add_runs_shifted)(runs, run_count, n, shift);
         }
     }
