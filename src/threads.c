@@ -216,10 +216,10 @@ static int threads_to_be_had(int wanted) { return wanted; }
 /* ---- do teams pay? Another library's idle threads (OpenBLAS spins for milliseconds after a product) can
  * hold the CPUs that a team needs: each region then takes a scheduler's time slice instead of microseconds.
  * So regions are timed. One that took longer than the caller alone would have has lost; after two losses in a
- * row the calling thread works alone for fifty times what was lost, which bounds the cost of trying again to
- * 2 %. One loss may be chance. Results have the same bits either way. */
+ * row the calling thread works alone for twenty times what was lost, which bounds the cost of trying again to
+ * 5 %. One loss may be chance. Results have the same bits either way. */
 
-enum { LOSSES_IN_A_ROW = 2, PATIENCE = 50, UNCERTAINTY_NS = 20000, LONGEST_PAUSE_NS = 1000000000 };
+enum { LOSSES_IN_A_ROW = 2, PATIENCE = 20, UNCERTAINTY_NS = 20000, LONGEST_PAUSE_NS = 100000000 };
 
 static _Thread_local int losses;
 static _Thread_local int64_t alone_until_ns;

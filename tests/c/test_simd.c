@@ -1,0 +1,252 @@
+/* The vector vocabulary of simd/simd.h, against loops over elements (Linux). Compiled once per instruction
+ * set, with its flags: SIMD_ISA is its name, SIMD_HEADER its header. */
+#define _GNU_SOURCE /* MAP_ANONYMOUS */
+#include SIMD_HEADER
+
+#include "check.h"
+#include "dispatch.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+enum { CANNOT_RUN = 77 }; /* the exit status that CTest knows as "skipped" */
+
+/* The vocabulary of an element type as functions over memory, so that each test is written once. */
+typedef struct {
+    size_t size, lanes;
+    void (*set)(void *to, double s);
+    void (*load_store)(void *to, const void *p);
+    void (*load_part)(void *to, const void *p, size_t n);
+    void (*store_part)(void *to, const void *p, size_t n);
+    void (*stream)(void *to, const void *p);
+    void (*fma)(void *to, const void *a, const void *b, const void *c);
+    void (*wide)(double *to, const void *p);
+    void (*wide_part)(double *to, const void *p, size_t n, double fill);
+} vocabulary;
+
+static void set_f32(void *to, double s) { v_store_f32(to, v_set_f32((float)s)); }
+static void set_f64(void *to, double s) { v_store_f64(to, v_set_f64(s)); }
+static void load_store_f32(void *to, const void *p) { v_store_f32(to, v_load_f32(p)); }
+static void load_store_f64(void *to, const void *p) { v_store_f64(to, v_load_f64(p)); }
+static void load_part_f32(void *to, const void *p, size_t n) { v_store_f32(to, v_load_part_f32(p, n)); }
+static void load_part_f64(void *to, const void *p, size_t n) { v_store_f64(to, v_load_part_f64(p, n)); }
+static void store_part_f32(void *to, const void *p, size_t n) { v_store_part_f32(to, v_load_f32(p), n); }
+static void store_part_f64(void *to, const void *p, size_t n) { v_store_part_f64(to, v_load_f64(p), n); }
+static void stream_f32(void *to, const void *p) { v_stream_f32(to, v_load_f32(p)); }
+static void stream_f64(void *to, const void *p) { v_stream_f64(to, v_load_f64(p)); }
+static void wide_f32(double *to, const void *p) { v_store_f64(to, v_wide_f32(p)); }
+static void wide_f64(double *to, const void *p) { v_store_f64(to, v_wide_f64(p)); }
+
+static void fma_f32(void *to, const void *a, const void *b, const void *c) {
+    v_store_f32(to, v_fma_f32(v_load_f32(a), v_load_f32(b), v_load_f32(c)));
+}
+
+static void fma_f64(void *to, const void *a, const void *b, const void *c) {
+    v_store_f64(to, v_fma_f64(v_load_f64(a), v_load_f64(b), v_load_f64(c)));
+}
+
+static void wide_part_f32(double *to, const void *p, size_t n, double fill) {
+    v_store_f64(to, v_wide_part_f32(p, n, fill));
+}
+
+static void wide_part_f64(double *to, const void *p, size_t n, double fill) {
+    v_store_f64(to, v_wide_part_f64(p, n, fill));
+}
+
+static const vocabulary f32 = {sizeof(float),  V_F32,      set_f32, load_store_f32, load_part_f32,
+                               store_part_f32, stream_f32, fma_f32, wide_f32,       wide_part_f32};
+static const vocabulary f64 = {sizeof(double), V_F64,      set_f64, load_store_f64, load_part_f64,
+                               store_part_f64, stream_f64, fma_f64, wide_f64,       wide_part_f64};
+
+/* ---- data, and a page between two that fault ---------------------------------------------------------- */
+
+enum { PAGE = 65536, MOST_LANES = 16, UNTOUCHED = 0xa5 };
+static char *page;
+
+static const double specials[] = {0.0,       -0.0, 1.0,   -2.5,  INFINITY,
+                                  -INFINITY, NAN,  1e-40, -3e38, 0x1.fffffep-1};
+enum { SPECIAL_COUNT = sizeof specials / sizeof *specials };
+
+static double get(const vocabulary *v, const void *p, size_t i) {
+    double wide;
+    float narrow;
+    memcpy(v->size == sizeof wide ? (void *)&wide : &narrow, (const char *)p + i * v->size, v->size);
+    return v->size == sizeof wide ? wide : (double)narrow;
+}
+
+static void put(const vocabulary *v, void *p, size_t i, double wide) {
+    float narrow = (float)wide;
+    memcpy((char *)p + i * v->size, v->size == sizeof wide ? (void *)&wide : &narrow, v->size);
+}
+
+static double random_number(void) {
+    static uint64_t state = 1;
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return ldexp((double)(int64_t)state, (int)(state >> 20 & 15) - 70);
+}
+
+/* Elements of any kind, turned by `turn` so that each lane sees them all. */
+static void fill(const vocabulary *v, void *p, size_t n, size_t turn) {
+    for (size_t i = 0; i < n; i++) {
+        size_t kind = (i + turn) % (2 * SPECIAL_COUNT);
+        put(v, p, i, kind < SPECIAL_COUNT ? specials[kind] : random_number());
+    }
+}
+
+/* The same number, with its sign; any NaN is as good as another. */
+static int same(double a, double b) { return (a != a && b != b) || (a == b && !signbit(a) == !signbit(b)); }
+
+static int all_are(const char *p, size_t bytes, int value) {
+    for (size_t i = 0; i < bytes; i++)
+        if (p[i] != (char)value) return 0;
+    return 1;
+}
+
+/* Where n elements may lie: just behind a guard page, just before one, or at an odd address. */
+enum { PLACES = 3 };
+static char *place_for(size_t bytes, int place) {
+    return place == 0 ? page : place == 1 ? page + PAGE - bytes : page + 64 + 2 * (bytes % 31) + 1;
+}
+
+/* ---- tests -------------------------------------------------------------------------------------------- */
+
+static void test_set(const vocabulary *v) {
+    char vector[64];
+    for (size_t s = 0; s < SPECIAL_COUNT; s++) {
+        v->set(vector, specials[s]);
+        for (size_t i = 0; i < v->lanes; i++)
+            CHECK(same(get(v, vector, i), v == &f32 ? (double)(float)specials[s] : specials[s]));
+    }
+}
+
+static void test_load_and_store(const vocabulary *v) {
+    char data[64], copied[64];
+    size_t bytes = v->lanes * v->size;
+    for (int place = 0; place < PLACES; place++) {
+        for (size_t turn = 0; turn < 100; turn++) {
+            char *p = place_for(bytes, place);
+            fill(v, data, v->lanes, turn);
+            memcpy(p, data, bytes);
+            v->load_store(copied, p);
+            CHECK(memcmp(copied, data, bytes) == 0);
+            memset(p, UNTOUCHED, bytes);
+            v->load_store(p, data);
+            CHECK(memcmp(p, data, bytes) == 0);
+        }
+    }
+    for (size_t at = 0; at + bytes <= 1024; at += bytes) {
+        fill(v, data, v->lanes, at);
+        v->stream(page + at, data);
+        v_stream_end();
+        CHECK(memcmp(page + at, data, bytes) == 0);
+    }
+}
+
+static void test_parts(const vocabulary *v) {
+    char data[64], vector[64], *before = page + 1000;
+    for (int place = 0; place < PLACES; place++) {
+        for (size_t n = 1; n < v->lanes; n++) {
+            size_t bytes = n * v->size;
+            char *p = place_for(bytes, place);
+            for (size_t turn = 0; turn < 100; turn++) {
+                fill(v, data, v->lanes, turn);
+                memcpy(p, data, bytes);
+                v->load_part(vector, p, n);
+                CHECK(memcmp(vector, data, bytes) == 0);
+                CHECK(all_are(vector + bytes, (v->lanes - n) * v->size, 0));
+                memset(page, UNTOUCHED, PAGE);
+                v->store_part(p, data, n);
+                CHECK(memcmp(p, data, bytes) == 0);
+                before = p - page < 64 ? page : p - 64;
+                CHECK(all_are(before, (size_t)(p - before), UNTOUCHED));
+                size_t after = (size_t)(page + PAGE - (p + bytes));
+                CHECK(all_are(p + bytes, after < 64 ? after : 64, UNTOUCHED));
+            }
+        }
+    }
+}
+
+static void test_wide(const vocabulary *v) {
+    char data[64];
+    double wide[MOST_LANES];
+    for (int place = 0; place < PLACES; place++) {
+        for (size_t turn = 0; turn < 100; turn++) {
+            fill(v, data, V_F64, turn);
+            char *p = memcpy(place_for(V_F64 * v->size, place), data, V_F64 * v->size);
+            v->wide(wide, p);
+            for (size_t i = 0; i < V_F64; i++) CHECK(same(wide[i], get(v, data, i)));
+            for (size_t n = 1; n < V_F64; n++) {
+                double rest = specials[turn % SPECIAL_COUNT];
+                p = memcpy(place_for(n * v->size, place), data, n * v->size);
+                v->wide_part(wide, p, n, rest);
+                for (size_t i = 0; i < V_F64; i++) CHECK(same(wide[i], i < n ? get(v, data, i) : rest));
+            }
+        }
+    }
+}
+
+/* Rounded once where there is FMA, else product and sum each. */
+static double sum_of(const vocabulary *v, double a, double b, double c) {
+    int has_fma = strcmp(SIMD_ISA, "portable") != 0;
+    float product = (float)a * (float)b;
+    if (v == &f64) return has_fma ? fma(a, b, c) : a * b + c;
+    return has_fma ? (double)fmaf((float)a, (float)b, (float)c) : (double)(product + (float)c);
+}
+
+static void test_fma(const vocabulary *v) {
+    char a[64], b[64], c[64], sum[64];
+    for (size_t turn = 0; turn < 10000; turn++) {
+        fill(v, a, v->lanes, turn);
+        fill(v, b, v->lanes, turn / 2 / SPECIAL_COUNT);
+        fill(v, c, v->lanes, turn / 8 / SPECIAL_COUNT);
+        /* sums that cancel, but for what rounding the product alone would lose */
+        for (size_t i = 0; i < v->lanes && turn % 2; i++) put(v, c, i, -get(v, a, i) * get(v, b, i));
+        v->fma(sum, a, b, c);
+        for (size_t i = 0; i < v->lanes; i++)
+            CHECK(same(get(v, sum, i), sum_of(v, get(v, a, i), get(v, b, i), get(v, c, i))));
+    }
+}
+
+static void test_sum(void) {
+    for (int turn = 0; turn < 1000; turn++) {
+        double lane[V_F64];
+        for (size_t i = 0; i < V_F64; i++) lane[i] = random_number() * (turn % 3 == (int)i % 3 ? 1e16 : 1.0);
+        double sum = v_sum_f64(v_load_f64(lane));
+        for (size_t half = V_F64 / 2; half > 0; half /= 2)
+            for (size_t i = 0; i < half; i++) lane[i] = lane[i] + lane[i + half];
+        CHECK(same(sum, lane[0]));
+    }
+}
+
+static void test_sizes(void) {
+    CHECK(sizeof(v_f32) == V_F32 * sizeof(float) && sizeof(v_f64) == V_F64 * sizeof(double));
+    CHECK(V_F32 == 1 ? V_F64 == 1 : V_F32 == 2 * V_F64 && sizeof(v_f32) == WN_VECTOR_BYTES);
+    CHECK(V_F32 <= MOST_LANES);
+}
+
+/* Apart from main, which runs before it is known whether the CPU has these instructions. */
+__attribute__((noinline)) static int run_tests(void) {
+    char *memory = mmap(NULL, 3 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    page = memory + PAGE;
+    if (memory == MAP_FAILED || mprotect(page, PAGE, PROT_READ | PROT_WRITE) != 0) abort();
+    const vocabulary *const both[] = {&f32, &f64};
+    for (int i = 0; i < 2; i++) {
+        test_set(both[i]);
+        test_load_and_store(both[i]);
+        test_parts(both[i]);
+        test_wide(both[i]);
+        test_fma(both[i]);
+    }
+    test_sum();
+    test_sizes();
+    return check_result();
+}
+
+int main(void) {
+    for (int i = 0; wn_usable_isa(i); i++)
+        if (strcmp(wn_usable_isa(i)->isa, SIMD_ISA) == 0) return run_tests();
+    return CANNOT_RUN;
+}

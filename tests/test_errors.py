@@ -1,0 +1,305 @@
+"""Bad input: the right exception, a message that names the argument, and nothing changed."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import welnorm as wn
+from numpy.exceptions import AxisError
+
+ANY = (TypeError, ValueError)
+BAD_DTYPES = ("complex64", "complex128", "longdouble", "object", "U3", "S3", "M8[s]", "m8[s]", "V8", "i4,f4")
+
+
+def world():
+    """Fresh arguments, good ones and bad ones, for one call. x is (4, 3)."""
+    x = np.arange(12.0).reshape(4, 3) ** 2
+    w = SimpleNamespace(x=x, x1=x[0].copy(), x3=np.ones((2, 3, 5)), single=np.ones((1, 3)))
+    w.weight, w.bias, w.mean, w.var = np.ones(3), np.zeros(3), np.zeros(3), np.ones(3)
+    w.out = np.full((4, 3), 7.0)
+    w.four, w.column, w.whole, w.fixed = np.ones(4), np.ones((3, 1)), np.ones(3, int), np.ones(3)
+    w.complex, w.object = np.ones(3, complex), np.array([1.0, 2.0, "x"], object)
+    w.swapped, w.swapped_out = np.ones(3, np.float64().dtype.newbyteorder()), np.ones((4, 3), ">f8")
+    w.fixed_out, w.flat_out = np.ones((4, 3)), np.broadcast_to(np.ones(3), (4, 3)).copy()
+    w.fixed.flags.writeable = w.fixed_out.flags.writeable = False
+    w.flat_out = np.lib.stride_tricks.as_strided(w.flat_out, strides=(0, 8))
+    w.layer, w.batch = wn.LayerNorm(3, dtype="float64"), wn.BatchNorm(3, dtype="float64").train()
+    w.state = w.batch.state_dict()
+    w.moments, w.others = wn.moments(x, 0), wn.moments(x, 1)
+    return w
+
+
+def contents(w):
+    """The bytes of all arrays, those inside objects too."""
+    arrays = {name: value for name, value in vars(w).items() if isinstance(value, np.ndarray)}
+    for owner in ("layer", "batch"):
+        arrays |= getattr(w, owner).state_dict(prefix=f"{owner}.")
+    arrays |= {f"state.{name}": value for name, value in w.state.items()}
+    arrays |= {name: getattr(w, name).to_array() for name in ("moments", "others")}
+    return {name: (value.dtype, value.shape, value.tobytes()) for name, value in arrays.items()}
+
+
+def train(w, **options):
+    options = {"x": w.x, "running_mean": w.mean, "running_var": w.var} | options
+    return wn.batch_norm(training=True, **options)
+
+
+def infer(w, **options):
+    options = {"x": w.x, "running_mean": w.mean, "running_var": w.var} | options
+    return wn.batch_norm(**options)
+
+
+def load(w, **changes):
+    """A state with changes; None takes a name away."""
+    return w.batch.load_state_dict({k: v for k, v in (w.state | changes).items() if v is not None})
+
+
+def bad(dtype):
+    return np.zeros((4, 3), dtype)
+
+
+# Calls that take data, and calls that take options, in the same way: bad ones go through all of them.
+OF_DATA = {
+    "layer_norm": lambda w, x: wn.layer_norm(x, out=w.out),
+    "batch_norm": lambda w, x: infer(w, x=x),
+    "training": lambda w, x: train(w, x=x),
+    "moments": lambda w, x: wn.moments(x),
+    "mean_var": lambda w, x: wn.mean_var(x, 0),
+    "LayerNorm": lambda w, x: w.layer(x, out=w.out),
+    "BatchNorm": lambda w, x: w.batch(x),
+}
+WITH_OPTIONS = {
+    "layer_norm": lambda w, **options: wn.layer_norm(w.x, **options),
+    "batch_norm": infer,
+    "training": train,
+}
+
+
+def per_function(functions, cases):
+    """The cases for every function; a case is (its name, call of function and world, exception, words)."""
+    return [
+        (f"{name}: {title}", lambda w, f=function, call=call: call(f, w), exception, *words)
+        for name, function in functions.items()
+        for title, call, exception, *words in cases
+    ]
+
+
+OPTIONS = per_function(WITH_OPTIONS, [
+    ("eps negative", lambda f, w: f(w, eps=-1e-5), ValueError, "eps", "-1e-05"),
+    ("eps NaN", lambda f, w: f(w, eps=np.nan), ValueError, "eps", "nan"),
+    ("eps infinite", lambda f, w: f(w, eps=float("inf")), ValueError, "eps", "inf"),
+    ("eps beyond float", lambda f, w: f(w, eps=10**400), ValueError, "eps"),
+    ("eps a word", lambda f, w: f(w, eps="small"), TypeError, "eps", "small"),
+    ("eps a number in quotes", lambda f, w: f(w, eps="1e-5"), TypeError, "eps"),
+    ("eps None", lambda f, w: f(w, eps=None), TypeError, "eps", "None"),
+    ("eps complex", lambda f, w: f(w, eps=1j), TypeError, "eps"),
+    ("eps an array", lambda f, w: f(w, eps=w.weight), TypeError, "eps"),
+    ("axis too large", lambda f, w: f(w, axis=2), AxisError, "axis", "2"),
+    ("axis too small", lambda f, w: f(w, axis=-3), AxisError, "axis", "-3"),
+    ("axis beyond int64", lambda f, w: f(w, axis=2**70), AxisError, "axis"),
+    ("axis a float", lambda f, w: f(w, axis=1.5), TypeError, "axis"),
+    ("axis a word", lambda f, w: f(w, axis="last"), TypeError, "axis"),
+    ("axis None", lambda f, w: f(w, axis=None), TypeError, "axis"),
+    ("weight too long", lambda f, w: f(w, weight=w.four), ValueError, "weight", "(4,)", "(3,)"),
+    ("weight a column", lambda f, w: f(w, weight=w.column), ValueError, "weight", "(3, 1)", "(3,)"),
+    ("weight a scalar", lambda f, w: f(w, weight=2.0), ValueError, "weight", "()", "(3,)"),
+    ("weight complex", lambda f, w: f(w, weight=w.complex), TypeError, "weight", "complex128"),
+    ("bias too long", lambda f, w: f(w, weight=w.weight, bias=w.four), ValueError, "bias", "(4,)", "(3,)"),
+    ("bias of objects", lambda f, w: f(w, bias=w.object), TypeError, "bias", "object"),
+    ("bias of words", lambda f, w: f(w, bias=["a", "b", "c"]), TypeError, "bias", "U1"),
+    ("bias ragged", lambda f, w: f(w, bias=[[1.0], [1.0, 2.0]]), ValueError, "bias"),
+    ("out of another shape", lambda f, w: f(w, out=w.out.T), ValueError, "out", "(3, 4)", "(4, 3)"),
+    ("out with an axis more", lambda f, w: f(w, out=w.out[None]), ValueError, "out", "(1, 4, 3)", "(4, 3)"),
+    ("out of another dtype", lambda f, w: f(w, out=bad("f4")), TypeError, "out", "float32", "float64"),
+    ("out not of dtype", lambda f, w: f(w, out=w.out, dtype="f4"), TypeError, "out", "float64", "float32"),
+    ("out byte-swapped", lambda f, w: f(w, out=w.swapped_out), TypeError, "out", ">f8"),
+    ("out of integers", lambda f, w: f(w, out=bad("i8")), TypeError, "out", "int64", "float64"),
+    ("out read-only", lambda f, w: f(w, out=w.fixed_out), ValueError, "out", "read-only"),
+    ("out a list", lambda f, w: f(w, out=[[0.0] * 3] * 4), TypeError, "out", "list", "ndarray"),
+    ("out over itself", lambda f, w: f(w, out=w.flat_out), ValueError, "out", "share memory"),
+    ("dtype of integers", lambda f, w: f(w, dtype="int32"), TypeError, "dtype", "int32", "float32"),
+    ("dtype complex", lambda f, w: f(w, dtype=complex), TypeError, "dtype", "complex128"),
+    ("dtype byte-swapped", lambda f, w: f(w, dtype=">f8"), TypeError, "dtype", ">f8"),
+    ("dtype unknown", lambda f, w: f(w, dtype="float31"), TypeError, "dtype", "float31"),
+])  # fmt: skip
+
+
+def bad_data(name):
+    return [
+        ("ragged", lambda f, w: f(w, [[1.0, 2.0, 3.0], [1.0]]), ValueError, name),
+        ("None", lambda f, w: f(w, None), ANY, name),
+        *(
+            (
+                dtype,
+                lambda f, w, d=dtype: f(w, bad(d)),
+                TypeError,
+                name,
+                str(np.dtype(dtype)),
+                "float32, float64",
+            )
+            for dtype in BAD_DTYPES
+        ),
+    ]
+
+
+DATA = per_function(OF_DATA, bad_data("x"))
+DATA += per_function({"update": lambda w, batch: w.moments.update(batch)}, bad_data("batch"))
+
+AXES = [
+    ("layer_norm: axis twice", lambda w: wn.layer_norm(w.x, axis=(1, -1)), ValueError, "axis"),
+    ("layer_norm: one axis of two", lambda w: wn.layer_norm(w.x, axis=(0, 5)), AxisError, "axis", "5"),
+    ("layer_norm: a scalar", lambda w: wn.layer_norm(3.0), AxisError, "axis"),
+    ("layer_norm: weight flat", lambda w: wn.layer_norm(w.x, w.x.ravel(), axis=(0, 1)), ValueError,
+     "weight", "(12,)", "(4, 3)"),
+    ("layer_norm: weight of the rows", lambda w: wn.layer_norm(w.x, w.weight, axis=0), ValueError,
+     "weight", "(3,)", "(4,)"),
+    ("batch_norm: a scalar", lambda w: infer(w, x=3.0), ValueError, "x", "()", "2 dimensions"),
+    ("batch_norm: one dimension", lambda w: infer(w, x=w.x1), ValueError, "x", "(3,)", "2 dimensions"),
+    ("batch_norm: batch axis", lambda w: infer(w, axis=0), ValueError, "axis", "0"),
+    ("batch_norm: batch axis from the end", lambda w: infer(w, axis=-2), ValueError, "axis"),
+    ("batch_norm: two axes", lambda w: infer(w, x=w.x3, axis=(1, 2)), ANY, "axis"),
+    ("batch_norm: no axes", lambda w: infer(w, axis=()), ANY, "axis"),
+    ("moments: axis", lambda w: wn.moments(w.x, 2), AxisError, "axis", "2"),
+    ("moments: axis a word", lambda w: wn.moments(w.x, "0"), TypeError, "axis"),
+    ("moments: axis twice", lambda w: wn.moments(w.x, (0, 0)), ValueError, "axis"),
+    ("mean_var: axis", lambda w: wn.mean_var(w.x, (0, -3)), AxisError, "axis", "-3"),
+    ("mean_var: ddof a word", lambda w: wn.mean_var(w.x, ddof="one"), TypeError, "ddof"),
+    ("mean_var: ddof None", lambda w: wn.mean_var(w.x, ddof=None), TypeError, "ddof"),
+]  # fmt: skip
+
+RUNNING = [
+    ("no running_mean", lambda w: wn.batch_norm(w.x, None, w.var), ValueError, "running_mean",
+     "training=False"),
+    ("no running_var", lambda w: wn.batch_norm(w.x, w.mean), ValueError, "running_var", "training=False"),
+    ("inference: mean too long", lambda w: infer(w, running_mean=w.four), ValueError, "running_mean",
+     "(4,)", "(3,)"),
+    ("inference: var a column", lambda w: infer(w, running_var=w.column), ValueError, "running_var",
+     "(3, 1)"),
+    ("inference: var complex", lambda w: infer(w, running_var=w.complex), TypeError, "running_var",
+     "complex128"),
+    ("training: mean too long", lambda w: train(w, running_mean=w.four), ValueError, "running_mean", "(4,)",
+     "(3,)"),
+    ("training: var too long", lambda w: train(w, running_var=w.four), ValueError, "running_var", "(4,)",
+     "(3,)"),
+    ("training: mean a list", lambda w: train(w, running_mean=[0.0] * 3), TypeError, "running_mean", "list"),
+    ("training: var of integers", lambda w: train(w, running_var=w.whole), TypeError, "running_var", "int64"),
+    ("training: var of objects", lambda w: train(w, running_var=w.object), TypeError, "running_var",
+     "object"),
+    ("training: var swapped", lambda w: train(w, running_var=w.swapped), TypeError, "running_var", ">f8"),
+    ("training: mean read-only", lambda w: train(w, running_mean=w.fixed), ValueError, "running_mean",
+     "read-only"),
+    ("training: var read-only", lambda w: train(w, running_var=w.fixed), ValueError, "running_var",
+     "read-only"),
+    ("one value (N, C)", lambda w: train(w, x=w.single), ValueError, "x", "(1, 3)", "training=False",
+     "layer_norm"),
+    ("one value (N, C, H, W)", lambda w: train(w, x=w.single[..., None, None]), ValueError, "training=False"),
+    ("one value, channels last", lambda w: train(w, x=w.single[None], axis=-1), ValueError, "layer_norm"),
+    *((f"momentum {m}", lambda w, m=m: train(w, momentum=m), ValueError, "momentum", str(m))
+      for m in (-0.1, 1.5, np.nan, np.inf)),
+    ("momentum a word", lambda w: train(w, momentum="fast"), TypeError, "momentum", "fast"),
+    ("momentum None", lambda w: train(w, momentum=None), TypeError, "momentum", "None"),
+    ("momentum beyond float", lambda w: train(w, momentum=10**400), ValueError, "momentum"),
+]  # fmt: skip
+
+MOMENTS = [
+    ("constructor", lambda w: wn.Moments(), TypeError, "moments", "from_array"),
+    ("update: another shape", lambda w: w.moments.update(w.x[:, :2]), ValueError, "batch", "(2,)", "(3,)"),
+    ("update: an axis less", lambda w: w.others.update(w.x1), AxisError, "axis"),
+    ("update: from an array", lambda w: wn.Moments.from_array(w.x[:3]).update(w.x), ValueError, "axes"),
+    ("merge: an array", lambda w: w.moments.merge(w.x), TypeError, "other", "ndarray"),
+    ("merge: another shape", lambda w: w.moments.merge(w.others), ValueError, "other", "(4,)", "(3,)"),
+    ("add: a number", lambda w: w.moments + 1, TypeError, "Moments"),
+    ("add: another shape", lambda w: w.moments + w.others, ValueError, "(4,)", "(3,)"),
+    ("merge_all: nothing", lambda w: wn.Moments.merge_all([]), ValueError, "states"),
+    ("merge_all: arrays", lambda w: wn.Moments.merge_all([w.x, w.x]), TypeError, "states"),
+    ("merge_all: shapes", lambda w: wn.Moments.merge_all([w.moments, w.others]), ValueError, "(4,)", "(3,)"),
+    ("from_array: a scalar", lambda w: wn.Moments.from_array(1.0), ValueError, "array", "()", "(3, ...)"),
+    ("from_array: two rows", lambda w: wn.Moments.from_array(w.x[:2]), ValueError, "array", "(2, 3)"),
+    ("from_array: count negative", lambda w: wn.Moments.from_array([-1, 0, 0]), ValueError, "array[0]"),
+    ("from_array: half a count", lambda w: wn.Moments.from_array([0.5, 0, 0]), ValueError, "array[0]"),
+    ("from_array: count NaN", lambda w: wn.Moments.from_array([np.nan, 0, 0]), ValueError, "array[0]"),
+    ("from_array: count infinite", lambda w: wn.Moments.from_array([np.inf, 0, 0]), ValueError, "array[0]"),
+    ("from_array: m2 negative", lambda w: wn.Moments.from_array([2, 0, -1]), ValueError, "array[2]"),
+    ("from_array: complex", lambda w: wn.Moments.from_array(w.complex), TypeError, "array", "complex128"),
+    ("from_array: words", lambda w: wn.Moments.from_array(["a", "b", "c"]), TypeError, "array"),
+]  # fmt: skip
+
+LAYERS = [
+    *((f"LayerNorm({shape!r})", lambda w, s=shape: wn.LayerNorm(s), error, "normalized_shape")
+      for shape, error in ((0, ValueError), (-2, ValueError), ((4, 0), ValueError), ((), ValueError),
+                           (1.5, TypeError), ("4", TypeError), (None, TypeError))),
+    ("LayerNorm: dtype", lambda w: wn.LayerNorm(3, dtype="int64"), TypeError, "dtype", "int64"),
+    ("LayerNorm: too long", lambda w: w.layer(np.ones((2, 4))), ValueError, "x", "(2, 4)", "(3,)"),
+    ("LayerNorm: a scalar", lambda w: w.layer(1.0), ValueError, "x", "()", "(3,)"),
+    ("LayerNorm: out", lambda w: w.layer(w.x, out=w.fixed_out), ValueError, "out", "read-only"),
+    ("LayerNorm: eps", lambda w: wn.LayerNorm(3, eps=-1.0)(w.x), ValueError, "eps", "-1.0"),
+    ("BatchNorm: features", lambda w: wn.BatchNorm(0), ValueError, "num_features", "0"),
+    ("BatchNorm: half a feature", lambda w: wn.BatchNorm(2.5), TypeError, "num_features", "2.5"),
+    ("BatchNorm: dtype", lambda w: wn.BatchNorm(3, dtype="bool"), TypeError, "dtype", "bool"),
+    ("BatchNorm: channels", lambda w: w.batch(w.x.T), ValueError, "x", "(3, 4)", "3 channels", "axis 1"),
+    ("BatchNorm: one dimension", lambda w: w.batch(w.x1), ValueError, "x", "(3,)"),
+    ("BatchNorm: one value", lambda w: w.batch(w.single), ValueError, "layer_norm"),
+    ("BatchNorm: momentum", lambda w: wn.BatchNorm(3, momentum=2.0).train()(w.x), ValueError, "momentum",
+     "2.0"),
+    ("BatchNorm: out", lambda w: w.batch(w.x, out=w.fixed_out), ValueError, "out", "read-only"),
+    ("state: missing", lambda w: load(w, bias=None, running_var=None), KeyError, "bias", "running_var",
+     "missing"),
+    ("state: unknown", lambda w: load(w, gamma=w.weight), KeyError, "gamma", "unexpected"),
+    ("state: prefix", lambda w: w.batch.load_state_dict(w.state, prefix="a."), KeyError, "a.weight",
+     "missing"),
+    ("state: shape", lambda w: load(w, running_mean=w.four), ValueError, "running_mean", "(4,)", "(3,)"),
+    ("state: shape (1,)", lambda w: load(w, num_batches_tracked=[1]), ValueError, "num_batches_tracked",
+     "(1,)"),
+    ("state: complex", lambda w: load(w, running_var=w.complex), TypeError, "running_var", "complex128"),
+    ("state: objects", lambda w: load(w, weight=w.object), TypeError, "weight", "object"),
+    ("state: NaN", lambda w: load(w, weight=w.four[:3] * 2, bias=[0, np.nan, 0]), ValueError, "bias",
+     "finite"),
+    ("state: infinite", lambda w: load(w, weight=w.weight * 2, running_var=[1, 1, np.inf]), ValueError,
+     "running_var"),
+    ("state: count NaN", lambda w: load(w, weight=w.weight * 2, num_batches_tracked=np.nan), ValueError,
+     "num_batches_tracked"),
+    ("state: too large", lambda w: wn.LayerNorm(3).load_state_dict({"weight": [1e300] * 3, "bias": [0] * 3}),
+     ValueError, "weight", "float32"),
+]  # fmt: skip
+
+CONTROL = [
+    *((f"set_num_threads({n!r})", lambda w, n=n: wn.set_num_threads(n), error, "n")
+      for n, error in ((0, ValueError), (-1, ValueError), (2**31, ValueError),
+                       (1.5, TypeError), ("2", TypeError))),
+    ("num_threads", lambda w: wn.num_threads(0).__enter__(), ValueError, "n", "0"),
+    ("set_backend", lambda w: wn.set_backend("gpu"), ValueError, "name", "gpu", "c, numba, reference"),
+    ("backend", lambda w: wn.backend("gpu").__enter__(), ValueError, "name", "gpu"),
+    ("show_config", lambda w: wn.show_config("json"), ValueError, "mode", "json", "stdout"),
+]  # fmt: skip
+
+
+def check(call, exception, words):
+    w = world()
+    before = contents(w), wn.get_backend(), wn.get_num_threads()
+    with pytest.raises(exception) as caught:
+        call(w)
+    assert (contents(w), wn.get_backend(), wn.get_num_threads()) == before
+    assert caught.type in (exception if exception is ANY else (exception,))
+    message = str(caught.value)
+    assert not [word for word in words if not re.search(rf"(?<!\w){re.escape(word)}(?!\w)", message)], message
+
+
+def matrix(cases):
+    rows = [(call, exception, words) for _, call, exception, *words in cases]
+    return pytest.mark.parametrize(("call", "exception", "words"), rows, ids=[title for title, *_ in cases])
+
+
+@matrix([*OPTIONS, *DATA])
+def test_common_arguments(call, exception, words, backend):
+    check(call, exception, words)
+
+
+@matrix([*AXES, *RUNNING])
+def test_axes_and_running_statistics(call, exception, words, backend):
+    check(call, exception, words)
+
+
+@matrix([*MOMENTS, *LAYERS, *CONTROL])
+def test_objects(call, exception, words):
+    check(call, exception, words)
