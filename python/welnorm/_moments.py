@@ -263,8 +263,8 @@ def _two_sum(a: Float, b: Float) -> tuple[Float, Float]:
 def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Moments:
     """Count, mean and M2 of an array over the given axes, as a state that merges with others.
 
-    float32 data is summed in float64, and the mean is carried as a pair: the statistics are as exact as
-    float64 can hold them at any offset of the data, and have the same bits on any number of threads.
+    float32 data is summed in float64, and the mean is carried as a pair: the statistics are right to the
+    data's last digit at any offset, and have the same bits on any number of threads.
 
     Parameters
     ----------

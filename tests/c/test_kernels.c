@@ -35,13 +35,11 @@ static char *readable_memory, *writable_memory;
 static char *chunk_at(char *memory, int index) { return memory + (2 * (size_t)index + 1) * CHUNK; }
 static void *writable(const void *p) { return writable_memory + ((const char *)p - readable_memory); }
 
-static char *map_chunks(int file, int protection) {
+static char *map_chunks(int file, int access) {
     const int reserve = MAP_PRIVATE | MAP_ANONYMOUS, share = MAP_SHARED | MAP_FIXED;
     char *memory = mmap(NULL, (2 * CHUNKS + 1) * (size_t)CHUNK, PROT_NONE, reserve, -1, 0);
-    for (int i = 0; i < CHUNKS; i++) {
-        void *chunk = chunk_at(memory, i);
-        if (mmap(chunk, CHUNK, protection, share, file, (off_t)i * CHUNK) != chunk) abort();
-    }
+    for (int i = 0; i < CHUNKS; i++)
+        if (mmap(chunk_at(memory, i), CHUNK, access, share, file, (off_t)i * CHUNK) == MAP_FAILED) abort();
     return memory;
 }
 
@@ -125,8 +123,7 @@ static void next_trial(trial *t) {
     int is_same = result_count == expected_count[has_fma] && !memcmp(results, expected[has_fma], bytes);
     if (!is_same && failures < 5) fprintf(stderr, "on %s, place %d:\n", tables[t->table]->isa, (int)t->place);
     EXPECT(is_same);
-    result_count = 0;
-    t->chunks = 0;
+    result_count = 0, t->chunks = 0;
     t->place = (place)((t->place + 1) % PLACE_COUNT);
     if (t->place == ALIGNED) t->table++;
     t->kernels = tables[t->table] ? &tables[t->table]->dtype[t->dtype] : NULL;
@@ -183,18 +180,18 @@ static const void *parameters_for(trial *t, int affine, int which, size_t n) {
     return affine & which ? input(t, which == HAS_WEIGHT ? weights : biases, bytes) : NULL;
 }
 
-/* After the trials: the i-th result is xhat * weight + bias, where xhat is a sum of terms of such a size. */
-static void compare_element(wn_dtype dtype, size_t i, size_t a, double xhat, double size, int affine) {
+/* After the trials: result i is xhat * weight + bias, rounded as sums are that had terms like xhat and
+ * `lost`. */
+static void compare_element(wn_dtype dtype, size_t i, size_t a, double xhat, double lost, int affine) {
     double weight = affine & HAS_WEIGHT ? get(weights, affine & IS_SCALAR ? 0 : a, dtype) : 1.0;
     double bias = affine & HAS_BIAS ? get(biases, affine & IS_SCALAR ? 0 : a, dtype) : 0.0;
     double error = fabs(expected[0][i] - (xhat * weight + bias));
-    sizes[i] = size > 0.0 ? size * fabs(weight) + fabs(bias) : 0.0; /* else y is the bias, exactly */
-    EXPECT(size <= DBL_MAX ? error <= 4 * epsilon_of(dtype) * sizes[i] : !(error <= DBL_MAX));
+    sizes[i] = lost > 0.0 ? (fabs(xhat) + lost) * fabs(weight) + fabs(bias) : 0.0;
+    EXPECT(fabs(xhat) <= DBL_MAX ? error <= 4 * epsilon_of(dtype) * sizes[i] : !(error <= DBL_MAX));
 }
 
-/* After the trials: each column's n deviations add up to nothing, and their squares to M2. Plain sums, and so
- * means, know no FMA: they are the same. Deviations are rounded before they are squared, and the squares of
- * float32 data may lose 20 bits before there are any. */
+/* After the trials: each column's n deviations add up to nothing, and their squares to M2. Means are the same
+ * with FMA, as plain sums know none; squares of float32 data may lose 20 bits before deviations are taken. */
 static void compare_states(wn_dtype dtype, size_t columns, size_t n, kind k) {
     for (size_t c = 0; c < columns; c++) {
         double mean = expected[0][c], mean_lo = expected[0][columns + c], m2 = expected[0][2 * columns + c];
@@ -232,30 +229,28 @@ static void test_moments_run(wn_dtype dtype) {
     }
 }
 
-static void try_apply_run(wn_dtype dtype, size_t n, int affine, kind k) {
-    double mean = k == CONSTANT ? constants[dtype] : k == FAR_FROM_0 ? 1e6 + 0.1 : 0.1;
-    double mean_lo = k == CONSTANT ? 0.0 : mean * 1e-17, rstd = k == LARGE ? 1e-30 : 1.7;
-    wn_norm norm = {mean, mean_lo, rstd, 1.0};
-    size_t bytes = n * size_of(dtype);
-    fill(source, dtype, n, k, n);
-    EACH_TRIAL(t, dtype) {
-        const void *x, *weight = parameters_for(&t, affine, HAS_WEIGHT, n);
-        const void *bias = parameters_for(&t, affine, HAS_BIAS, n);
-        void *y;
-        place_x_and_y(&t, source, bytes, &x, &y);
-        t.kernels->apply_run(x, y, n, &norm, weight, bias, !(affine & IS_SCALAR));
-        see(y, n, dtype);
-    }
-    for (size_t i = 0; i < n; i++) {
-        double xhat = (get(source, i, dtype) - mean - mean_lo) * rstd, lost = mean * rstd * epsilon_of(dtype);
-        compare_element(dtype, i, i, xhat, k == CONSTANT ? 0.0 : fabs(xhat) + lost, affine);
-    }
-    compare_with_portable(2 * epsilon_of(dtype));
-}
-
 static void test_apply_run(wn_dtype dtype) {
-    for (int affine = 0; affine < AFFINE_COUNT; affine++)
-        EACH_KIND(k) EACH_LENGTH(n, WN_BLOCK + 1) try_apply_run(dtype, n, affine, k);
+    for (int affine = 0; affine < AFFINE_COUNT; affine++) EACH_KIND(k) EACH_LENGTH(n, WN_BLOCK + 1) {
+            double mean = k == CONSTANT ? constants[dtype] : k == FAR_FROM_0 ? 1e6 + 0.1 : 0.1;
+            double mean_lo = k == CONSTANT ? 0.0 : mean * 1e-17, rstd = k == LARGE ? 1e-30 : 1.7;
+            wn_norm norm = {mean, mean_lo, rstd, 1.0};
+            size_t bytes = n * size_of(dtype);
+            fill(source, dtype, n, k, n);
+            EACH_TRIAL(t, dtype) {
+                const void *x, *weight = parameters_for(&t, affine, HAS_WEIGHT, n);
+                const void *bias = parameters_for(&t, affine, HAS_BIAS, n);
+                void *y;
+                place_x_and_y(&t, source, bytes, &x, &y);
+                t.kernels->apply_run(x, y, n, &norm, weight, bias, !(affine & IS_SCALAR));
+                see(y, n, dtype);
+            }
+            for (size_t i = 0; i < n; i++) {
+                double xhat = (get(source, i, dtype) - mean - mean_lo) * rstd;
+                compare_element(dtype, i, i, xhat, k == CONSTANT ? 0.0 : mean * rstd * epsilon_of(dtype),
+                                affine);
+            }
+            compare_with_portable(2 * epsilon_of(dtype));
+        }
 }
 
 /* Rows so many bytes apart: none (x's alone), more than a row has, or backwards. Each of the rows before the
@@ -278,8 +273,7 @@ static void try_norm_run(wn_dtype dtype, size_t row_count, size_t n, ptrdiff_t s
             wn_state s;
             t.kernels->moments_run(&row, 1, n, &s);
             wn_norm norm = wn_finish(&s, 1e-5);
-            if (dtype == WN_f64 ? wn_is_wide_f64(&norm, s.m2, 1e-5) : wn_is_wide_f32(&norm, s.m2, 1e-5))
-                break;
+            if ((dtype == WN_f64 ? wn_is_wide_f64 : wn_is_wide_f32)(&norm, s.m2, 1e-5)) break;
             t.kernels->apply_run(row, alone, n, &norm, weight, bias, 1);
             see(y, n, dtype);
             see(alone, n, dtype);
@@ -358,8 +352,7 @@ static void test_apply_cols(wn_dtype dtype) {
             size_t c = i % columns;
             double xhat = (get(source, i, dtype) - get(mean_hi, c, dtype)) * get(rstd, c, dtype) +
                           get(offset, c, dtype);
-            compare_element(dtype, i, by_row ? i / columns : c, xhat, k == CONSTANT ? 0.0 : fabs(xhat) + 0.01,
-                            affine);
+            compare_element(dtype, i, by_row ? i / columns : c, xhat, k == CONSTANT ? 0.0 : 0.01, affine);
         }
         compare_with_portable(2 * epsilon_of(dtype));
     }
@@ -371,11 +364,10 @@ static void test_copy(wn_dtype dtype) {
     for (size_t c = 0; c < 64 * 64 * sizeof lengths / sizeof *lengths; c++) {
         size_t to = c % 64, from = c / 64 % 64, bytes = lengths[c / 64 / 64];
         EACH_TRIAL(t, dtype) {
-            const char *src = (const char *)input(&t, source, from + bytes) + from;
-            char *dst = (char *)output(&t, to + bytes + from) + to;
-            t.kernels->copy(dst, src, bytes, (int)(c + t.place) % 2);
-            EXPECT(!memcmp(dst, src, bytes) && (!to || dst[-1] == (char)0xa5) &&
-                   (!from || dst[bytes] == (char)0xa5));
+            const char *x = (const char *)input(&t, source, from + bytes) + from;
+            char *y = (char *)output(&t, to + bytes + from) + to;
+            t.kernels->copy(y, x, bytes, (int)(c + t.place) % 2);
+            EXPECT(!memcmp(y, x, bytes) && (!to || y[-1] == (char)0xa5) && (!from || y[bytes] == (char)0xa5));
         }
     }
 }
@@ -387,8 +379,7 @@ static void run_test(const char *name, void (*test)(wn_dtype dtype)) {
 #undef WN_DTYPE
     };
     for (int dtype = 0; dtype < WN_DTYPE_COUNT; dtype++) {
-        failures = 0;
-        hash = 0xcbf29ce484222325;
+        failures = 0, hash = 0xcbf29ce484222325;
         fill(weights, (wn_dtype)dtype, WN_BLOCK + 1, NEAR_0, 1);
         fill(biases, (wn_dtype)dtype, WN_BLOCK + 1, NEAR_0, 2);
         test((wn_dtype)dtype);
