@@ -197,7 +197,8 @@ def test_n5_running_statistics(shape, dtype, engine):
         assert_precise(y, *exact_affine(deviations, np.longdouble(var[0]), (1,), eps=0.0))
 
 
-@EVERY_ENGINE
+# the portable table has no fused multiply-add: there weight * x_hat itself must be in range (docs/numerics.md)
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "c-portable"], indirect=True)
 @PATTERNS
 def test_n5_bias_brings_the_product_back(norm, dtype, engine):
     """weight * x_hat is 1.7 times the largest number, and bias takes that largest number off."""

@@ -2,9 +2,8 @@
  *
  * Each call is made by each table, with its arguments at each kind of place. Where they lie must not change a
  * bit of the result, nor must the instruction set among those with FMA; the portable table, which has none,
- * may differ from these by a few units in the last place.
- *
- * The hash printed for a kernel is of all it gave with FMA: the same on every machine, from every compiler.
+ * may differ from these by a few units in the last place. A kernel's hash is of all that it gave with FMA:
+ * the same on every machine, from every compiler.
  *
  * A row of kernels.def needs a function test_<name> here: without one this file does not build. */
 #define _GNU_SOURCE /* memfd_create */
