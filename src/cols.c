@@ -112,14 +112,12 @@ static wn_state state_of(const wn_unit_state *from, size_t c) {
 
 /* A column at a time: its neighbours stay on the fast path, with the bits they have without it. */
 static void rescale(const wn_job *job, size_t unit, void *scratch, wn_unit_state *to) {
-    if (!job->compute_f64) return;
     strip s = strip_at(job, unit);
     for (size_t c = 0; c < s.columns; c++) {
         wn_state state = state_of(to, c);
-        wn_norm norm = wn_finish(&state, job->problem->eps);
-        if (!wn_is_wide(job, &norm, state.m2, job->problem->eps)) continue;
+        if (!wn_needs_scale(job, &state)) continue;
         strip column = {s.outer, s.first + c, 1};
-        double scale = wn_scale_for(column_max_magnitude(job, &column, scratch), state.m2);
+        double scale = wn_scale_for(column_max_magnitude(job, &column, scratch), job->problem->eps);
         if (scale == 1.0) continue;
         wn_states at = states_from(&to->states, c);
         double total = 0.0, part_total;

@@ -16,7 +16,7 @@ static void gather_strided(const char *x, ptrdiff_t stride, size_t n, size_t siz
         memcpy(dst, x, n * size);
     else if (size == 4)
         for (size_t i = 0; i < n; i++) memcpy(dst + 4 * i, x + (ptrdiff_t)i * stride, 4);
-    else
+    else if (size == 8)
         for (size_t i = 0; i < n; i++) memcpy(dst + 8 * i, x + (ptrdiff_t)i * stride, 8);
 }
 

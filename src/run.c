@@ -129,9 +129,8 @@ static double unit_max_magnitude(const wn_job *job, size_t unit, run_scratch *sc
 
 static void rescale(const wn_job *job, size_t unit, void *scratch, wn_unit_state *to) {
     wn_state state = get(to);
-    wn_norm norm = wn_finish(&state, job->problem->eps);
-    if (!job->compute_f64 || !wn_is_wide(job, &norm, state.m2, job->problem->eps)) return;
-    double scale = wn_scale_for(unit_max_magnitude(job, unit, scratch), state.m2);
+    if (!wn_needs_scale(job, &state)) return;
+    double scale = wn_scale_for(unit_max_magnitude(job, unit, scratch), job->problem->eps);
     if (scale == 1.0) return;
     state.count = 0.0;
     for (size_t part = 0; part < job->parts; part++) {

@@ -79,7 +79,7 @@ static wn_unit_state given_state(const wn_call *call, int thread, size_t unit) {
     for (size_t c = 0; c < count; c++) {
         double mean = p->given_mean[first + c];
         double scale =
-            fabs(mean) > 0x1p1000 ? 0.25 : 1.0; /* or x - mean could leave the range where y does not */
+            fabs(mean) > 0x1p960 ? 0.25 : 1.0; /* or x - mean could leave the range where y does not */
         state.states.mean[c] = mean * scale;
         state.states.mean_lo[c] = 0.0;
         state.states.m2[c] = p->given_var[first + c] * scale * scale;

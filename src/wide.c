@@ -31,7 +31,10 @@ void wn_wide_apply(const wn_job *job, const void *x, void *y, size_t n, const wn
         double w = weight ? load(weight, a, is_f64) : 1.0;
         double b = bias ? load(bias, a, is_f64) : 0.0;
         double deviation = (load(x, i, is_f64) * norm->scale - norm->mean) - norm->mean_lo;
-        store(y, i, is_f64, deviation * norm->rstd * w + b);
+        double normalized = deviation * norm->rstd, result = normalized * w + b;
+        /* perhaps the product alone left the range: once more, in quarters */
+        if (!(fabs(result) <= DBL_MAX)) result = 4.0 * (0.25 * normalized * w + 0.25 * b);
+        store(y, i, is_f64, result);
     }
 }
 
@@ -45,10 +48,16 @@ double wn_max_magnitude(const void *x, size_t n) {
     return most;
 }
 
-double wn_scale_for(double magnitude, double m2) {
+bool wn_needs_scale(const wn_job *job, const wn_state *state) {
+    if (!job->compute_f64) return false;
+    if (state->m2 < 1.0 && (!job->problem->y || fabs(state->mean) > 0x1p-390)) return false;
+    wn_norm norm = wn_finish(state, job->problem->eps);
+    return wn_is_wide(job, &norm, state->m2, job->problem->eps);
+}
+
+double wn_scale_for(double magnitude, double eps) {
     int exponent;
     if (!(magnitude > 0.0 && magnitude <= DBL_MAX)) return 1.0;
-    frexp(magnitude, &exponent);
-    if (exponent > 0 && m2 < 1.0) return 1.0;
+    frexp(fmax(magnitude, sqrt(eps)), &exponent);
     return ldexp(1.0, exponent < -1000 ? 1000 : -exponent);
 }

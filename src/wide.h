@@ -14,8 +14,12 @@ bool wn_is_wide(const wn_job *job, const wn_norm *norm, double m2, double eps);
 /* The largest finite magnitude among n elements of x's dtype; infinity or NaN if there is one. */
 double wn_max_magnitude(const void *x, size_t n);
 
-/* A power of two that brings numbers of such a magnitude near 1, where their m2 has left the range that way:
- * large numbers whose m2 is small (a constant row) are left alone, as eps would leave the range with them. */
-double wn_scale_for(double magnitude, double m2);
+/* Whether these statistics of float64 data left the range, so that the data must be scaled to have better
+ * ones. Large numbers whose m2 is small are constant, and left alone. */
+bool wn_needs_scale(const wn_job *job, const wn_state *state);
+
+/* A power of two that brings numbers of such a magnitude near 1, and eps, which takes its square, no further.
+ */
+double wn_scale_for(double magnitude, double eps);
 
 #endif

@@ -197,7 +197,7 @@ def test_n5_running_statistics(shape, dtype, engine):
         assert_precise(y, *exact_affine(deviations, np.longdouble(var[0]), (1,), eps=0.0))
 
 
-# the portable table has no fused multiply-add: there weight * x_hat itself must be in range (docs/numerics.md)
+# The portable table has no fused multiply-add: there weight * x_hat itself must be in range.
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "c-portable"], indirect=True)
 @PATTERNS
 def test_n5_bias_brings_the_product_back(norm, dtype, engine):

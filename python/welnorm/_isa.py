@@ -44,7 +44,7 @@ def _initialise() -> None:
     if wanted not in NAMES:
         raise ValueError(f"{source}, but must be one of {', '.join(NAMES)}")
     if extension is None:
-        return  # no compiled kernels: nothing that an instruction set could be chosen for
+        raise ValueError(f"{source}, but there are no compiled kernels here for it to choose")
     if not extension.select_isa(wanted):
         usable = ", ".join(extension.usable_isas())
         built = wanted in extension.built_isas()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,9 @@ from ._problem import check_axes, check_number, statistics_shape
 __all__ = ["Moments", "mean_var", "moments"]
 
 Float = NDArray[np.float64]
+Axes = int | tuple[int, ...] | str | None
+
+_UNKNOWN = "unknown"  # the axes of Moments that came from an array
 
 
 class Moments:
@@ -48,7 +51,7 @@ class Moments:
     __slots__ = ("_axis", "_count", "_m2", "_mean", "_mean_lo")
     __hash__ = None  # type: ignore[assignment]
 
-    _axis: int | tuple[int, ...] | None
+    _axis: Axes
     _count: Float
     # The mean is the pair _mean + _mean_lo: merging rounds to float64 only where a value leaves the object.
     _mean: Float
@@ -59,9 +62,7 @@ class Moments:
         raise TypeError("make Moments with welnorm.moments(x, axis) or Moments.from_array(array)")
 
     @classmethod
-    def _make(
-        cls, axis: int | tuple[int, ...] | None, count: Float, mean: Float, mean_lo: Float, m2: Float
-    ) -> Moments:
+    def _make(cls, axis: Axes, count: Float, mean: Float, mean_lo: Float, m2: Float) -> Moments:
         self = cls.__new__(cls)
         self._axis = axis
         self._count, self._mean, self._mean_lo, self._m2 = count, mean, mean_lo, m2
@@ -123,11 +124,12 @@ class Moments:
         Moments
             This object.
         """
-        if self._axis == ():
+        if self._axis == _UNKNOWN:
             raise ValueError(
                 "these Moments came from an array and know no axes: merge moments(batch, axis) instead"
             )
-        state = moments(_dtypes.as_float_array(batch, "batch"), self._axis)
+        axis = cast("int | tuple[int, ...] | None", self._axis)
+        state = moments(_dtypes.as_float_array(batch, "batch"), axis)
         if state.shape != self.shape:
             raise ValueError(f"batch has statistics of shape {state.shape}, but must have {self.shape}")
         return self.merge(state)
@@ -233,7 +235,7 @@ class Moments:
             raise ValueError("array[0], the counts, must be whole numbers from 0 to 2**53")
         if np.any(m2 < 0):
             raise ValueError("array[2], the sums of squared deviations, must not be negative")
-        return Moments._make((), count, mean, np.zeros_like(mean), m2)
+        return Moments._make(_UNKNOWN, count, mean, np.zeros_like(mean), m2)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Moments._make, (self._axis, *self._arrays()))

@@ -144,7 +144,8 @@ def check_parameter(value: Any, name: str, shape: tuple[int, ...], compute: np.d
     array = _dtypes.as_float_array(value, name)
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, but must have shape {shape}")
-    return np.ascontiguousarray(array, dtype=compute)
+    with np.errstate(all="ignore"):
+        return np.require(array, compute, ("C", "A"))
 
 
 def check_out(out: Any, x: Array, dtype: DTypeLike | None) -> Array:
@@ -160,9 +161,20 @@ def check_out(out: Any, x: Array, dtype: DTypeLike | None) -> Array:
         raise ValueError(f"out has shape {out.shape}, but must have x's shape {x.shape}")
     if not out.flags.writeable:
         raise ValueError("out is read-only")
-    if out.size and any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
-        raise ValueError("out has elements that share memory with each other (a stride of 0)")
+    if out.size and _overlaps_itself(out):
+        raise ValueError("out has elements that share memory with each other")
     return out
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Whether two elements share memory, judged by strides: each must reach over all that is inside it."""
+    reach = array.itemsize
+    axes = zip(array.strides, array.shape, strict=True)
+    for stride, length in sorted((abs(stride), length) for stride, length in axes if length > 1):
+        if stride < reach:
+            return True
+        reach += stride * (length - 1)
+    return False
 
 
 def same_memory(a: Array, b: Array) -> bool:

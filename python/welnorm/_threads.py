@@ -21,7 +21,7 @@ def _check(n: Any, name: str) -> int:
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {n!r}") from None
     if not 1 <= value <= 2**31 - 1:
-        raise ValueError(f"{name} must be at least 1, got {n!r}")
+        raise ValueError(f"{name} must be at least 1 and less than 2**31, got {n!r}")
     return value
 
 

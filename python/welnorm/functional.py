@@ -190,7 +190,7 @@ def batch_norm(
         _batch_norm_inference(problem, running_mean, running_var, channels)
         return problem.out
 
-    momentum = _check_momentum(momentum)
+    momentum = check_momentum(momentum)
     check_running(running_mean, "running_mean", channels)
     check_running(running_var, "running_var", channels)
     count = array.size // channels if channels else 0
@@ -201,8 +201,9 @@ def batch_norm(
         )
     state = _normalize(problem, want_state=True)
     if state is not None:
-        _update_running(running_mean, state.mean + state.mean_lo, momentum)
-        _update_running(running_var, state.m2 / (state.count - 1.0), momentum)
+        with np.errstate(all="ignore"):
+            _update_running(running_mean, state.mean + state.mean_lo, momentum)
+            _update_running(running_var, state.m2 / (state.count - 1.0), momentum)
     return problem.out
 
 
@@ -234,7 +235,8 @@ def check_running(buffer: Any, name: str, channels: int) -> None:
         raise ValueError(f"{name} is read-only, but training updates it in place")
 
 
-def _check_momentum(momentum: Any) -> float:
+def check_momentum(momentum: Any) -> float:
+    """Momentum as a float between 0 and 1."""
     value = check_number(momentum, "momentum")
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"momentum must be between 0 and 1, got {momentum!r}")
@@ -243,10 +245,7 @@ def _check_momentum(momentum: Any) -> float:
 
 def _update_running(running: Array | None, batch: Array, momentum: float) -> None:
     if running is not None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            running[...] = (1.0 - momentum) * running.astype(np.float64) + momentum * batch.reshape(
-                running.shape
-            )
+        running[...] = (1.0 - momentum) * running.astype(np.float64) + momentum * batch.reshape(running.shape)
 
 
 def _normalize(problem: Problem, want_state: bool = False) -> Any:

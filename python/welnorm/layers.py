@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import _dtypes
-from .functional import batch_norm, layer_norm
+from ._problem import check_axes, check_eps
+from .functional import batch_norm, check_momentum, layer_norm
 
 __all__ = ["BatchNorm", "LayerNorm"]
 
@@ -81,7 +82,7 @@ class _Layer:
         """
         own = self._state(prefix)
         missing = sorted(own.keys() - set(state))
-        extra = sorted(name for name in state if name.startswith(prefix) and name not in own)
+        extra = sorted(name for name in map(str, state) if name.startswith(prefix) and name not in own)
         if missing or extra:
             parts = [f"missing {missing}"] * bool(missing) + [f"unexpected {extra}"] * bool(extra)
             raise KeyError(f"state does not fit {self!r}: {' and '.join(parts)}")
@@ -105,6 +106,8 @@ def _loaded(value: Any, name: str, like: Array) -> Array:
         converted = array.astype(like.dtype)
     if not (np.all(np.isfinite(array)) and np.all(np.isfinite(converted))):
         raise ValueError(f"{name} has values that are not finite in {like.dtype}")
+    if like.dtype.kind == "i" and not (np.all(converted == array) and np.all(converted >= 0)):
+        raise ValueError(f"{name} must be a count, got {array}")
     return converted
 
 
@@ -173,7 +176,7 @@ class LayerNorm(_Layer):
         if not lengths:
             raise ValueError("normalized_shape is empty, but must have at least one dimension")
         self.normalized_shape = tuple(_size(length, "normalized_shape") for length in lengths)
-        self.eps = eps
+        self.eps = check_eps(eps)
         self.weight, self.bias = _parameters(self.normalized_shape, affine, bias, dtype)
         self._axis: int | tuple[int, ...] = -1 if len(lengths) == 1 else tuple(range(-len(lengths), 0))
 
@@ -251,8 +254,8 @@ class BatchNorm(_Layer):
         dtype: DTypeLike = "float32",
     ) -> None:
         self.num_features = _size(num_features, "num_features")
-        self.eps = eps
-        self.momentum = momentum
+        self.eps = check_eps(eps)
+        self.momentum = None if momentum is None else check_momentum(momentum)
         self.axis = axis
         shape = (self.num_features,)
         self.weight, self.bias = _parameters(shape, affine, True, dtype)
@@ -273,7 +276,7 @@ class BatchNorm(_Layer):
             momentum = 1.0 / (float(tracked) + 1.0) if learns and tracked is not None else 0.0
         x = _dtypes.as_float_array(x, "x")
         shape = x.shape
-        if not -len(shape) <= self.axis < len(shape) or shape[self.axis] != self.num_features:
+        if x.ndim >= 2 and shape[check_axes(self.axis, x.ndim)[0]] != self.num_features:
             raise ValueError(
                 f"x has shape {shape}, but must have {self.num_features} channels on axis {self.axis}"
             )

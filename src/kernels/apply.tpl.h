@@ -19,12 +19,19 @@ static inline V FN(normalize)(V x, const FN(norm_v) * norm) {
     return V_FMA(x - norm->mean_hi, norm->rstd, norm->offset);
 }
 
+/* One parameter, from an address that may not be aligned. */
+static inline C FN(parameter)(const C *p) {
+    C value;
+    memcpy(&value, p, sizeof value);
+    return value;
+}
+
 /* One combination of weight and bias, present or not, per element or not: the flags are constants at each
  * call, so each becomes a loop of its own. */
 static ALWAYS_INLINE void FN(apply_with)(const T *x, T *y, size_t n, const wn_norm *norm, const C *weight,
                                          const C *bias, int has_weight, int has_bias, int vary) {
     FN(norm_v) nv = FN(spread)(norm);
-    V w = V_SET(has_weight ? *weight : 1), b = V_SET(has_bias ? *bias : 0);
+    V w = V_SET(has_weight ? FN(parameter)(weight) : 1), b = V_SET(has_bias ? FN(parameter)(bias) : 0);
     size_t i = 0;
     UNROLL for (; i + V_N <= n; i += V_N) {
         V v = FN(normalize)(V_LOAD(x + i), &nv);

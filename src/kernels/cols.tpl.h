@@ -118,8 +118,8 @@ static ALWAYS_INLINE void FN(apply_rows)(const void *const *x_rows, void *const 
         const T *x = (const T *)x_rows[row] + c;
         T *y = (T *)y_rows[row] + c;
         if (by_row) {
-            w = V_SET(weight[row]);
-            b = V_SET(bias[row]);
+            w = V_SET(FN(parameter)(weight + row));
+            b = V_SET(FN(parameter)(bias + row));
         }
         V v = V_FMA((part ? V_LOAD_PART(x, part) : V_LOAD(x)) - mean_hi, rstd, offset);
         v = V_FMA(v, w, b);

@@ -25,10 +25,19 @@
 static inline v_f32 v_set_f32(float s) { return V_SPLAT(v_f32, s); }
 static inline v_f64 v_set_f64(double s) { return V_SPLAT(v_f64, s); }
 
-static inline v_f32 v_load_f32(const void *p) { return *(const v_f32_unaligned *)p; }
-static inline v_f64 v_load_f64(const void *p) { return *(const v_f64_unaligned *)p; }
-static inline void v_store_f32(void *p, v_f32 v) { *(v_f32_unaligned *)p = v; }
-static inline void v_store_f64(void *p, v_f64 v) { *(v_f64_unaligned *)p = v; }
+/* memcpy is how C says "no alignment"; it becomes one instruction. */
+static inline v_f32 v_load_f32(const void *p) {
+    v_f32 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline v_f64 v_load_f64(const void *p) {
+    v_f64 v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline void v_store_f32(void *p, v_f32 v) { memcpy(p, &v, sizeof v); }
+static inline void v_store_f64(void *p, v_f64 v) { memcpy(p, &v, sizeof v); }
 
 #ifndef v_load_part_f32
 static inline v_f32 v_load_part_f32(const void *p, size_t n) {
@@ -70,10 +79,12 @@ static inline v_f64 v_fma_f64(v_f64 a, v_f64 b, v_f64 c) { return a * b + c; }
 
 #ifndef v_wide_f32
 static inline v_f64 v_wide_f32(const void *p) {
+    v_f32_narrow narrow;
+    memcpy(&narrow, p, sizeof narrow);
 #    ifdef WN_SCALAR
-    return *(const float *)p;
+    return narrow;
 #    else
-    return __builtin_convertvector(*(const v_f32_narrow *)p, v_f64);
+    return __builtin_convertvector(narrow, v_f64);
 #    endif
 }
 #endif

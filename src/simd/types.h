@@ -4,22 +4,18 @@
 #define WN_SIMD_TYPES_H
 
 #ifdef WN_SCALAR
-typedef float v_f32, v_f32_unaligned, v_f32_narrow;
-typedef double v_f64, v_f64_unaligned;
+typedef float v_f32, v_f32_narrow;
+typedef double v_f64;
 #    define V_F32 1
 #    define V_F64 1
-#    define V_LANE(v, i) (v)
 #    define V_SPLAT(type, s) (s)
 #else
 typedef float v_f32 __attribute__((vector_size(WN_VECTOR_BYTES)));
 typedef double v_f64 __attribute__((vector_size(WN_VECTOR_BYTES)));
-typedef v_f32 v_f32_unaligned __attribute__((aligned(1), may_alias));
-typedef v_f64 v_f64_unaligned __attribute__((aligned(1), may_alias));
 /* as many floats as a v_f64 has doubles */
-typedef float v_f32_narrow __attribute__((vector_size(WN_VECTOR_BYTES / 2), aligned(1), may_alias));
+typedef float v_f32_narrow __attribute__((vector_size(WN_VECTOR_BYTES / 2)));
 #    define V_F32 (WN_VECTOR_BYTES / 4)
 #    define V_F64 (WN_VECTOR_BYTES / 8)
-#    define V_LANE(v, i) ((v)[i])
 #    define V_SPLAT(type, s) ((s) - (type){0}) /* minus, which keeps -0.0 */
 #endif
 

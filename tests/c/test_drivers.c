@@ -1,6 +1,6 @@
-/* The drivers give the same bytes for any number of threads, whatever order the threads run in. This program has
- * its own wn_threads_for and wn_parallel (so the library's are not linked), which play a team of any size, one
- * member after the other, first to last or last to first. */
+/* The drivers give the same bytes for any number of threads, whatever order the threads run in. This program
+ * has its own wn_threads_for and wn_parallel (so the library's are not linked), which play a team of any
+ * size, one member after the other, first to last or last to first. */
 #include "check.h"
 #include "dispatch.h"
 #include "threads.h"
@@ -69,7 +69,10 @@ static void fill(const shape *s, wn_dtype dtype, arrays *a) {
         else
             ((float *)a->x)[i] = (float)value;
     }
-    for (size_t i = 0; i < (size_t)(s->affine == 'o' ? s->outer : s->affine == 'r' ? s->reduced : s->inner); i++) {
+    for (size_t i = 0; i < (size_t)(s->affine == 'o'   ? s->outer
+                                    : s->affine == 'r' ? s->reduced
+                                                       : s->inner);
+         i++) {
         for (int which = 0; which < 2; which++) {
             char *to = which ? a->weight : a->bias;
             if (dtype == WN_f64)
@@ -81,7 +84,8 @@ static void fill(const shape *s, wn_dtype dtype, arrays *a) {
     a->bytes = count * size;
 }
 
-static wn_status run(const shape *s, wn_dtype dtype, const arrays *a, const char *x, char *y, int statistics) {
+static wn_status run(const shape *s, wn_dtype dtype, const arrays *a, const char *x, char *y,
+                     int statistics) {
     int64_t size = dtype == WN_f64 ? 8 : 4, inner_stride = size;
     int64_t last = s->outer_place > s->reduced_place ? s->outer : s->reduced;
     int64_t middle = s->inner * size, slow = middle * last;
@@ -112,7 +116,8 @@ static wn_status run(const shape *s, wn_dtype dtype, const arrays *a, const char
 static void same_for_any_team(const shape *s, wn_dtype dtype, arrays *a) {
     fill(s, dtype, a);
     a->statistics = (size_t)(s->outer * (s->pattern == WN_COLS ? s->inner : 1)) * sizeof(double);
-    char *expected = malloc(a->bytes), *expected_mean = malloc(a->statistics), *expected_m2 = malloc(a->statistics);
+    char *expected = malloc(a->bytes), *expected_mean = malloc(a->statistics),
+         *expected_m2 = malloc(a->statistics);
     team = 1;
     reversed = 0;
     CHECK(run(s, dtype, a, a->x, expected, 1) == WN_OK);
@@ -138,13 +143,23 @@ static void same_for_any_team(const shape *s, wn_dtype dtype, arrays *a) {
 
 int main(void) {
     const size_t most = (size_t)8 << 20;
-    arrays a = {malloc(most), malloc(most), malloc(most), malloc(most), malloc(most), malloc(most), malloc(most),
-                malloc(most), 0,            0};
+    arrays a = {malloc(most),
+                malloc(most),
+                malloc(most),
+                malloc(most),
+                malloc(most),
+                malloc(most),
+                malloc(most),
+                malloc(most),
+                0,
+                0};
     for (int isa = 0; wn_usable_isa(isa); isa++) {
         wn_select_isa(wn_usable_isa(isa)->isa);
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-            for (int dtype = 0; dtype < WN_DTYPE_COUNT; dtype++) same_for_any_team(&shapes[i], (wn_dtype)dtype, &a);
+            for (int dtype = 0; dtype < WN_DTYPE_COUNT; dtype++)
+                same_for_any_team(&shapes[i], (wn_dtype)dtype, &a);
     }
-    free(a.x), free(a.y), free(a.in_place), free(a.weight), free(a.bias), free(a.mean), free(a.mean_lo), free(a.m2);
+    free(a.x), free(a.y), free(a.in_place), free(a.weight), free(a.bias), free(a.mean), free(a.mean_lo),
+        free(a.m2);
     return check_result();
 }
