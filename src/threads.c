@@ -216,10 +216,12 @@ static int threads_to_be_had(int wanted) { return wanted; }
 /* ---- do teams pay? Another library's idle threads (OpenBLAS spins for milliseconds after a product) can
  * hold the CPUs that a team needs: each region then takes a scheduler's time slice instead of microseconds.
  * So regions are timed. One that took longer than the caller alone would have has lost; after two losses in a
- * row the calling thread works alone for twenty times what was lost, which bounds the cost of trying again to
- * 5 %. One loss may be chance. Results have the same bits either way. */
+ * row the calling thread works alone for twenty times what was lost, and for twice as long after each further
+ * one (up to a second), which keeps the cost of trying again below 5 %. One loss may be chance. Results have
+ * the same bits either way. */
 
-enum { LOSSES_IN_A_ROW = 2, PATIENCE = 20, UNCERTAINTY_NS = 20000, LONGEST_PAUSE_NS = 100000000 };
+enum { LOSSES_IN_A_ROW = 2, PATIENCE = 20, UNCERTAINTY_NS = 20000, MOST_DOUBLINGS = 10 };
+static const int64_t longest_pause_ns = 1000000000;
 
 static _Thread_local int losses;
 static _Thread_local int64_t alone_until_ns;
@@ -243,8 +245,10 @@ static void note_region(int n, int64_t own_ns, int64_t region_ns) {
         losses = 0;
         return;
     }
-    int64_t pause_ns = lost_ns < LONGEST_PAUSE_NS / PATIENCE ? lost_ns * PATIENCE : LONGEST_PAUSE_NS;
-    if (++losses >= LOSSES_IN_A_ROW) alone_until_ns = now_ns() + pause_ns;
+    if (losses < LOSSES_IN_A_ROW + MOST_DOUBLINGS) losses++;
+    if (losses < LOSSES_IN_A_ROW) return;
+    int64_t times = (int64_t)PATIENCE << (losses - LOSSES_IN_A_ROW);
+    alone_until_ns = now_ns() + (lost_ns < longest_pause_ns / times ? lost_ns * times : longest_pause_ns);
 }
 
 static void run_team(int n, wn_body body, void *context) {

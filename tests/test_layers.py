@@ -154,3 +154,55 @@ def test_wrong_shapes(shape):
         wn.BatchNorm(3)(np.zeros(shape))
     with pytest.raises(ValueError, match="x has shape"):
         wn.LayerNorm((3, 3))(np.zeros(shape))
+
+
+@pytest.mark.parametrize("count", [1e300, np.inf, -1, np.uint64(2**63), 2.5, "5", [5]])
+def test_a_count_that_is_none(count):
+    layer = wn.BatchNorm(3).load_state_dict(batch_norm_state())
+    with pytest.raises((TypeError, ValueError), match="num_batches_tracked"):
+        layer.load_state_dict(batch_norm_state() | {"weight": np.zeros(3), "num_batches_tracked": count})
+    assert (layer.num_batches_tracked, layer.weight[0]) == (5, 1)
+
+
+@pytest.mark.parametrize("state", [{5: np.ones(3)}, [1, 2], ["weight"]])
+def test_a_state_that_is_none(state):
+    with pytest.raises((KeyError, TypeError), match=r"missing|mapping"):
+        wn.BatchNorm(3).load_state_dict(state)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_a_failed_batch_is_not_learnt(momentum):
+    layer = wn.BatchNorm(3, momentum=momentum).load_state_dict(batch_norm_state()).train()
+    before = {name: array.tobytes() for name, array in layer.state_dict().items()}
+    fixed = np.zeros((4, 3), np.float32)
+    fixed.flags.writeable = False
+    calls = [
+        lambda: layer(np.zeros((1, 3), np.float32)),
+        lambda: layer(np.zeros((4, 2), np.float32)),
+        lambda: layer(np.zeros((4, 3), np.float32), out=fixed),
+        lambda: layer(np.zeros((4, 3), np.float32), out=np.zeros((4, 3))),
+        lambda: layer(np.zeros((4, 3), complex)),
+        lambda: layer(np.zeros((0, 3), np.float32), out=np.zeros((1, 3), np.float32)),
+    ]
+    for call in calls:
+        with pytest.raises((TypeError, ValueError)):
+            call()
+        assert {name: array.tobytes() for name, array in layer.state_dict().items()} == before
+
+
+def test_an_empty_batch_is_not_learnt():
+    layer = wn.BatchNorm(3).load_state_dict(batch_norm_state()).train()
+    before = {name: array.tobytes() for name, array in layer.state_dict().items()}
+    assert layer(np.zeros((0, 3), np.float32)).shape == (0, 3)
+    assert {name: array.tobytes() for name, array in layer.state_dict().items()} == before
+
+
+def test_a_state_is_copied():
+    state = batch_norm_state()
+    layer, other = wn.BatchNorm(3).load_state_dict(state), wn.BatchNorm(3)
+    state["weight"][...] = 9
+    assert layer.weight[0] == 1
+    other.load_state_dict(layer.state_dict())
+    layer.train()(np.arange(12.0).reshape(4, 3))
+    assert other.num_batches_tracked == 5
+    assert other.running_mean[0] == 3

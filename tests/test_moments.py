@@ -155,3 +155,55 @@ def test_repr_and_constructor():
     assert repr(wn.moments(np.zeros((4, 2)), 0)) == "Moments(count=4, shape=(2,))"
     with pytest.raises(TypeError, match="moments"):
         wn.Moments()
+
+
+def test_no_axes(x, backend):
+    """One statistic per element: each is of one value a batch."""
+    m = wn.moments(x, ()).update(x + 2)
+    assert m.count == 2
+    np.testing.assert_allclose(m.mean, x + 1, rtol=1e-15)
+    np.testing.assert_allclose(m.var(), 1, rtol=1e-13)
+
+
+def test_axes_are_those_of_the_first_call(x):
+    axes = [0, 1]
+    m = wn.moments(x, axes)
+    axes.append(2)
+    assert m.update(x).count == 2 * 120
+
+
+@pytest.mark.parametrize("data", [[np.inf, 1], [1, -np.inf, 2], [1, np.nan], [np.inf, -np.inf], [np.inf]])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nan_and_inf_as_numpy_has_them(data, axis, dtype, backend):
+    """Beside a column or a row that they do not touch, in short blocks and in many."""
+    for repeat in (1, 3000):
+        column = np.array([0.5] * repeat + data, dtype)
+        x = np.stack([column, np.arange(column.size, dtype=dtype)], axis=1 - axis)
+        mean, var = wn.mean_var(x, axis)
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_allclose(mean, x.mean(axis, dtype=np.float64), rtol=1e-6)
+            np.testing.assert_allclose(var, x.var(axis, dtype=np.float64), rtol=1e-6)
+        parts = np.array_split(x, 3, axis)
+        merged = wn.Moments.merge_all([wn.moments(part, axis) for part in parts])
+        np.testing.assert_allclose(merged.mean, np.float64(mean), rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, (0, 2), (0, 1, 2)])
+def test_unequal_parts_merge_exactly(axis, x, backend):
+    """float32 data far from 0 in parts of 0 to 17 rows, in a stream and in trees, against long double."""
+    data = np.concatenate([x] * 3).astype(np.float32) + np.float32(1e5)
+    mean, var = exact(data, axis)
+    sizes = np.cumsum([1, 0, 2, 17, 5, 0, 40, 3])
+    parts = np.split(data, sizes) if axis != 1 else np.split(data, [1, 1, 2], axis=1)
+    stream = wn.moments(parts[0], axis)
+    for part in parts[1:]:
+        if axis == 1:
+            stream += wn.moments(part, axis)
+        else:
+            stream.update(part)
+    for m in (stream, wn.Moments.merge_all([wn.moments(part, axis) for part in parts])):
+        assert np.all(m.count == data.size // np.size(mean))
+        np.testing.assert_allclose(m.mean, np.float64(mean), rtol=3e-16)
+        np.testing.assert_allclose(m.var(), np.float64(var), rtol=2.0**-32)
+        np.testing.assert_allclose(m.std(ddof=1) ** 2, m.m2 / (m.count - 1), rtol=1e-15)

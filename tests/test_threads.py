@@ -213,3 +213,133 @@ def test_limits_are_not_raised_by_welnorm():
     soft = resource.getrlimit(resource.RLIMIT_STACK)
     wn.layer_norm(LARGE)
     assert resource.getrlimit(resource.RLIMIT_STACK) == soft
+
+
+def mixed_calls():
+    """Calls of every kind on shared inputs, by name; each gives the bytes of all it computed."""
+    x = LARGE[:64, :1500].copy()
+    wide, images = x.astype(np.float64), LARGE[:32].reshape(8, 4, 32, 128)
+    weight, bias = x[0], x[1]
+    mean, var = wide.mean(0), wide.var(0)
+
+    def train():
+        running = np.zeros(4, np.float32), np.ones(4, np.float32)
+        return [wn.batch_norm(images, *running, training=True), *running]
+
+    return {
+        "rows": lambda: [wn.layer_norm(x)],
+        "float64": lambda: [wn.layer_norm(wide)],
+        "parameters": lambda: [wn.layer_norm(x, weight, bias)],
+        "columns": lambda: [wn.layer_norm(x, axis=0)],
+        "strides": lambda: [wn.layer_norm(LARGE[:128:2, ::3])],
+        "train": train,
+        "channels last": lambda: [wn.batch_norm(images, training=True, axis=-1)],
+        "inference": lambda: [wn.batch_norm(x, mean, var, weight, bias)],
+        "moments": lambda: [wn.moments(images, (0, 2, 3)).to_array(), *wn.mean_var(x, 0)],
+    }
+
+
+def test_mixed_calls_on_shared_inputs():
+    """16 threads, each with its own order, backends and limits: the fast lane opens and closes meanwhile."""
+    calls = mixed_calls()
+
+    def run(job):
+        backend, name, limit = job
+        with wn.backend(backend), wn.num_threads(limit):
+            arrays = calls[name]()
+        return b"".join(array.tobytes() for array in arrays)
+
+    jobs = [(backend, name, 1) for backend in wn.available_backends() for name in calls]
+    expected = dict(zip(jobs, map(run, jobs), strict=True))
+
+    def work(seed):
+        order = np.random.default_rng(seed).permutation(len(jobs))
+        return all(run((*jobs[i][:2], 1 + (seed + i) % 3)) == expected[jobs[i]] for i in order)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(work, range(16))) == [True] * 16
+
+
+FORKS_AMID_CALLS = """
+import os, signal, sys, threading, numpy as np, welnorm as wn
+wn.set_backend(sys.argv[1])
+x = np.random.default_rng(0).standard_normal((256, 1024), dtype=np.float32)
+calls = [lambda: wn.layer_norm(x), lambda: wn.batch_norm(x, training=True), lambda: wn.moments(x).to_array()]
+expected = [call().tobytes() for call in calls]
+stop = threading.Event()
+
+def busy():
+    while not stop.is_set():
+        for call in calls:
+            call()
+
+threads = [threading.Thread(target=busy) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for _ in range(20):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        os._exit(0 if [call().tobytes() for call in calls] == expected else 1)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+stop.set()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.parametrize("name", wn.available_backends())
+def test_forks_while_threads_are_inside_calls(name):
+    """From the first call of the other threads on. In a process of its own, where nothing has run before."""
+    command = [sys.executable, "-c", FORKS_AMID_CALLS, name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["0"] * 20, done.stderr
+    assert done.returncode == 0
+
+
+MEMORY_SWEEP = """
+import collections, resource, sys, threading, numpy as np, welnorm as wn
+wn.set_backend(sys.argv[1])
+x = np.random.default_rng(0).standard_normal((1024, 512), dtype=np.float32)
+calls = [
+    lambda: wn.layer_norm(x),
+    lambda: wn.layer_norm(x, dtype=np.float64),
+    lambda: wn.layer_norm(x.T, axis=0),
+    lambda: wn.batch_norm(x, training=True),
+    lambda: wn.batch_norm(x.reshape(32, 16, 1024), training=True),
+    lambda: wn.moments(x, 0).to_array(),
+]
+with wn.num_threads(1):
+    expected = [call().tobytes() for call in calls]
+tally = collections.Counter()
+
+def run(start, end):
+    start.wait()
+    for call, right in zip(calls, expected):
+        try:
+            tally["right" if call().tobytes() == right else "wrong"] += 1
+        except MemoryError:
+            tally["MemoryError"] += 1
+    end.set()
+
+before = resource.getrlimit(resource.RLIMIT_AS)
+for spare in range(0, 24 << 20, 300_000):
+    start, end = threading.Event(), threading.Event()
+    thread = threading.Thread(target=run, args=(start, end))  # a new thread, which has no team yet
+    thread.start()
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + spare, before[1]))
+    start.set()
+    end.wait()
+    resource.setrlimit(resource.RLIMIT_AS, before)
+    thread.join()
+print(tally["right"] + tally["MemoryError"], tally["right"] > 0, tally["wrong"])
+"""
+
+
+@pytest.mark.parametrize("name", ["c", "reference"])
+def test_memory_sweep(name):
+    """Every call under each of 84 limits: right bits or MemoryError."""
+    command = [sys.executable, "-c", MEMORY_SWEEP, name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [str(84 * 6), "True", "0"], done.stderr

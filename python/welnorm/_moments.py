@@ -299,6 +299,7 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Moments:
     """
     array = _dtypes.as_float_array(x, "x")
     reduced = tuple(range(array.ndim)) if axis is None else check_axes(axis, array.ndim)
+    axis = tuple(axis) if isinstance(axis, list) else axis  # update() will want it as it is now
     kept = tuple(length for a, length in enumerate(array.shape) if a not in reduced)
     count = float(math.prod(array.shape[a] for a in reduced))
     if array.size == 0:

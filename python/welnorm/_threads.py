@@ -12,6 +12,7 @@ from typing import Any
 from ._isa import extension as _extension
 
 _process = 0  # 0: no limit
+_MOST = 2**31 - 1
 _local = threading.local()
 
 
@@ -20,7 +21,7 @@ def _check(n: Any, name: str) -> int:
         value = operator.index(n)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {n!r}") from None
-    if not 1 <= value <= 2**31 - 1:
+    if not 1 <= value <= _MOST:
         raise ValueError(f"{name} must be at least 1 and less than 2**31, got {n!r}")
     return value
 
@@ -76,7 +77,9 @@ def get_num_threads() -> int:
         return int(_extension.max_threads())
     limit = getattr(_local, "limit", 0) or _process
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(limit, cpus) if limit else cpus
+    openmp = os.environ.get("OMP_NUM_THREADS", "").strip()
+    limits = [limit, int(openmp) if openmp.isdecimal() else 0]
+    return min([cpus, *(n for n in limits if n > 0)])
 
 
 @contextmanager
@@ -121,7 +124,7 @@ def _initialise() -> None:
     name = "the environment variable WELNORM_NUM_THREADS"
     if not wanted.strip().isdecimal():
         raise ValueError(f"{name} is {wanted!r}, but must be an integer of at least 1")
-    set_num_threads(_check(int(wanted), name))
+    set_num_threads(_check(min(int(wanted), _MOST), name))
 
 
 _initialise()

@@ -31,6 +31,8 @@ NAMES = ("c", "numba", "reference")
 
 _local = threading.local()
 _lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # or a child could find it taken, by a thread it has not got
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _reason = ""
 _current = ""
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
@@ -138,13 +139,22 @@ _parallel_lock = threading.Lock()
 _forked = False
 
 
+_compiler_lock: Any = global_compiler_lock
+
+
 def _after_fork() -> None:
     global _forked
     _forked = True
+    _compiler_lock.release()
 
 
+# A fork waits for a thread that is compiling: its child would find Numba's lock taken for ever.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_compiler_lock.acquire,
+        after_in_parent=_compiler_lock.release,
+        after_in_child=_after_fork,
+    )
 
 
 @contextmanager
