@@ -161,3 +161,104 @@ new = {name.split(".")[0] for name in set(sys.modules) - before} - set(sys.stdli
 print(*(name for name in new if "cython" not in name))  # Cython's own two are part of the extension
 """
     assert set(python(code).stdout.split()) <= {"welnorm", "numpy"}
+
+
+GARBAGE_AT_IMPORT = """
+import os, random, sys, numpy
+variable, valid = os.fsencode(sys.argv[1]), [os.fsencode(name) for name in sys.argv[2:]]
+random.seed(0)
+values = [b"", b" ", b"\\t", b"0", b"-0", b"-1", b"+1", b"1 2", b"1e3", b"1.0", b"0x1", b"1_0", b"nan"]
+values += [b"9" * n for n in (10, 20, 5000)] + [b"\\xff\\xfe", "٣".encode(), "²".encode(), b"%s%n", b"$(id)"]
+values += [near for name in valid for near in (name.upper(), name + b" ", name[:-1], 2 * name)]
+values += valid + [b"a" * 100_000, b"avx2,portable", b"c\\nreference", b"../c", b"'", b'"', b"\\\\"]
+while len(values) < 100:
+    values.append(bytes(random.choices(range(1, 256), k=random.randrange(1, 40))))
+
+for value in values:  # each in a process that has NumPy already, which is faster than one anew
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.environb[variable] = value
+        try:
+            import welnorm
+            right = value in (b"", *valid) if valid else 1 <= welnorm.get_num_threads() <= os.cpu_count()
+            os._exit(0 if right else 2)
+        except ValueError as error:
+            os._exit(1 if sys.argv[1] in str(error) and value not in valid else 3)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), value[:50])
+"""
+
+
+@pytest.mark.parametrize(
+    ("variable", "valid"),
+    [
+        ("WELNORM_ISA", wn.available_isas()),
+        ("WELNORM_BACKEND", wn.available_backends()),
+        ("WELNORM_NUM_THREADS", ()),
+    ],
+)
+def test_garbage_at_import(variable, valid):
+    """100 values: what is valid is accepted, all else is a ValueError that names the variable."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WELNORM_")}
+    command = [sys.executable, "-c", GARBAGE_AT_IMPORT, variable, *valid]
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=120)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert len(lines) >= 100
+    assert [line for line in lines if line[:2] not in ("0 ", "1 ")] == []
+    assert {line[0] for line in lines} == {"0", "1"}
+
+
+def test_fast_lane_is_closed_for_all_threads_while_one_overrides():
+    x = np.ones((2, 3), np.float32)
+    entered, leave = threading.Event(), threading.Event()
+
+    def fast():
+        return _c.layer_norm(x, None, None, -1, 1e-5, None, None) is not None
+
+    def override():
+        with wn.backend("numba"), wn.backend("c"):
+            entered.set()
+            leave.wait(60)
+
+    assert fast()
+    thread = threading.Thread(target=override)
+    thread.start()
+    assert entered.wait(60)
+    assert not fast()
+    assert wn.get_backend() == "c"
+    leave.set()
+    thread.join()
+    assert fast()
+    with pytest.raises(KeyError), wn.backend("reference"):
+        raise KeyError
+    assert fast()
+    with pytest.raises(ValueError, match="must be one of"), wn.backend("fortran"):
+        pass
+    assert fast()
+    wn.set_backend("reference")
+    assert not fast()
+    wn.set_backend("c")
+    assert fast()
+
+
+WITHOUT_EXTENSION = "import sys; sys.modules['welnorm._c'] = None; import welnorm as wn; "
+
+
+def test_without_the_extension():
+    code = WITHOUT_EXTENSION + (
+        "wn.show_config(); c = wn.show_config('dicts'); print(wn.get_backend(), wn.available_isas(), "
+        "wn.available_backends(), c['extension']['compiled'], c['backend']['why'], sep='|')"
+    )
+    words = python(code).stdout.splitlines()[-1].split("|")
+    assert words[:4] == ["numba", "()", "('numba', 'reference')", "False"]
+    assert "not installed" in words[4]
+    done = python(WITHOUT_EXTENSION, WELNORM_BACKEND="c")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("available here: numba, reference")
+
+
+@pytest.mark.parametrize("variable", ["WELNORM_NUM_THREADS", "OMP_NUM_THREADS"])
+def test_thread_limits_hold_without_the_extension(variable):
+    code = WITHOUT_EXTENSION + "print(wn.get_num_threads())"
+    assert python(code, **{variable: "1"}).stdout.split() == ["1"]

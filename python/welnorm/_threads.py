@@ -16,6 +16,11 @@ _MOST = 2**31 - 1
 _local = threading.local()
 
 
+def _whole(digits: str) -> int:
+    """The number they stand for, or the largest limit: Python refuses to convert thousands of digits."""
+    return _MOST if len(digits.strip().lstrip("0")) > 9 else int(digits)
+
+
 def _check(n: Any, name: str) -> int:
     try:
         value = operator.index(n)
@@ -78,7 +83,7 @@ def get_num_threads() -> int:
     limit = getattr(_local, "limit", 0) or _process
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     openmp = os.environ.get("OMP_NUM_THREADS", "").strip()
-    limits = [limit, int(openmp) if openmp.isdecimal() else 0]
+    limits = [limit, _whole(openmp) if openmp.isdecimal() else 0]
     return min([cpus, *(n for n in limits if n > 0)])
 
 
@@ -124,7 +129,7 @@ def _initialise() -> None:
     name = "the environment variable WELNORM_NUM_THREADS"
     if not wanted.strip().isdecimal():
         raise ValueError(f"{name} is {wanted!r}, but must be an integer of at least 1")
-    set_num_threads(_check(min(int(wanted), _MOST), name))
+    set_num_threads(_check(_whole(wanted), name))
 
 
 _initialise()
