@@ -3,7 +3,7 @@
 
 cimport numpy as cnp
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 
 cnp.import_array()
 
@@ -11,6 +11,10 @@ cdef extern from "welnorm.h" nogil:
     ctypedef enum wn_dtype:
         WN_f32
         WN_f64
+        WN_f16
+        WN_bf16
+    ctypedef enum wn_activation:
+        WN_NO_ACTIVATION
     ctypedef enum wn_pattern:
         WN_RUN
         WN_COLS
@@ -23,23 +27,39 @@ cdef extern from "welnorm.h" nogil:
         const wn_axis *axis
         int ndim
         int64_t count
+    ctypedef struct wn_states:
+        double *mean
+        double *mean_lo
+        double *m2
+        double *m2_lo
     ctypedef struct wn_problem:
         wn_pattern pattern
         wn_dtype x_dtype, y_dtype
         wn_axes outer, reduced, inner
+        int64_t group
+        int centred
         const void *x
         void *y
         const void *weight
         const void *bias
+        wn_activation activation
         double eps
+        const uint8_t *mask
+        const void *augend
+        const void *addend
+        float *scale
+        int scale_is_given
         const double *given_mean
         const double *given_var
-        double *mean
-        double *mean_lo
-        double *m2
+        int exact
+        wn_states states
+        double *count
     wn_status wn_run(const wn_problem *problem)
-    wn_status wn_layer_norm(wn_dtype dtype, const void *x, void *y, size_t row_count, size_t n,
-                            const void *weight, const void *bias, double eps)
+    wn_status wn_norm_rows(wn_dtype dtype, const void *augend, const void *addend, const void *x, void *y,
+                           size_t row_count, size_t n, const void *weight, const void *bias, double eps,
+                           int centred, wn_activation activation)
+    void wn_move_blocked(void *plain, void *blocked, size_t batch, size_t channels, size_t positions,
+                         size_t block, size_t element_bytes, int into_blocks)
     void wn_copy(void *dst, const void *src, size_t bytes, int nontemporal)
     wn_axes wn_axes_of(const wn_axis *axis, int ndim)
 
@@ -78,12 +98,19 @@ wn_threads_init()
 wn_select_isa(NULL)
 
 cdef bint fast_lane = False
+cdef int bfloat16_typenum = -1  # NumPy has none of its own: ml_dtypes registers one when it is imported
 
 
 def set_fast_lane(bint is_open):
     """Let ordinary calls go straight to the kernels (this backend is in use in every thread), or not."""
     global fast_lane
     fast_lane = is_open
+
+
+def set_bfloat16(int typenum):
+    """Tell the fast lane NumPy's number for bfloat16."""
+    global bfloat16_typenum
+    bfloat16_typenum = typenum
 
 
 cdef inline bint is_plain(object value, int typenum):
@@ -99,79 +126,165 @@ cdef inline bint is_parameter(object value, int typenum, cnp.npy_intp n):
     return is_plain(value, typenum) and cnp.PyArray_NDIM(value) == 1 and cnp.PyArray_DIM(value, 0) == n
 
 
-def layer_norm(object x, object weight, object bias, object axis, object eps, object out, object dtype):
-    """The ordinary call: contiguous arrays of one dtype, the last axis. Returns None for any other."""
-    cdef int typenum, ndim
-    cdef wn_dtype element
-    cdef cnp.npy_intp n
-    cdef size_t size, rows
-    cdef double epsilon
-    cdef const void *weight_data = NULL
-    cdef const void *bias_data = NULL
-    cdef const void *x_data
-    cdef void *y_data
-    cdef wn_status status
+ctypedef struct rows_call:
+    wn_dtype element
+    int typenum
+    size_t rows, n
+    const void *weight
+    const void *bias
+    double eps
+    int centred, activation
+
+
+cdef bint is_ordinary(object x, object weight, object bias, object axis, object eps, object dtype,
+                      rows_call *call):
+    """Fill in `call` if these are contiguous arrays, parameters of x's compute type, and the last axis."""
+    cdef int ndim, parameter_typenum = cnp.NPY_FLOAT32
     if not fast_lane or dtype is not None or type(axis) is not int or type(eps) is not float:
-        return None
+        return False
     if not cnp.PyArray_CheckExact(x):
-        return None
-    typenum = cnp.PyArray_TYPE(x)
-    if typenum == cnp.NPY_FLOAT32:
-        element = WN_f32
-    elif typenum == cnp.NPY_FLOAT64:
-        element = WN_f64
+        return False
+    call.typenum = cnp.PyArray_TYPE(x)
+    if call.typenum == cnp.NPY_FLOAT32:
+        call.element = WN_f32
+    elif call.typenum == cnp.NPY_FLOAT64:
+        call.element = WN_f64
+        parameter_typenum = cnp.NPY_FLOAT64
+    elif call.typenum == cnp.NPY_FLOAT16:
+        call.element = WN_f16
+    elif call.typenum == bfloat16_typenum:
+        call.element = WN_bf16
     else:
-        return None
+        return False
     ndim = cnp.PyArray_NDIM(x)
-    size = cnp.PyArray_SIZE(x)
-    epsilon = eps
-    if not cnp.PyArray_ISCARRAY_RO(x) or ndim == 0 or axis != -1 or size == 0 or not 0.0 <= epsilon <= 1e300:
-        return None
-    n = cnp.PyArray_DIM(x, ndim - 1)
+    call.rows = cnp.PyArray_SIZE(x)
+    call.eps = eps
+    if (not cnp.PyArray_ISCARRAY_RO(x) or ndim == 0 or axis != -1 or call.rows == 0
+            or not 0.0 <= call.eps <= 1e300):
+        return False
+    call.n = cnp.PyArray_DIM(x, ndim - 1)
+    call.rows //= call.n
+    call.weight = call.bias = NULL
     if weight is not None:
-        if not is_parameter(weight, typenum, n):
-            return None
-        weight_data = cnp.PyArray_DATA(weight)
+        if not is_parameter(weight, parameter_typenum, <cnp.npy_intp>call.n):
+            return False
+        call.weight = cnp.PyArray_DATA(weight)
     if bias is not None:
-        if not is_parameter(bias, typenum, n):
-            return None
-        bias_data = cnp.PyArray_DATA(bias)
-    if out is None:
-        out = cnp.PyArray_EMPTY(ndim, cnp.PyArray_DIMS(x), typenum, 0)
-    elif out is not x or not cnp.PyArray_ISWRITEABLE(x):
-        if not (is_plain(out, typenum) and cnp.PyArray_ISWRITEABLE(out)
-                and cnp.PyArray_SAMESHAPE(out, x) and is_apart(out, x)):
-            return None
-    if not (weight is None or is_apart(out, weight)) or not (bias is None or is_apart(out, bias)):
-        return None
-    x_data = cnp.PyArray_DATA(x)
-    y_data = cnp.PyArray_DATA(out)
-    rows = size // <size_t>n
-    if cnp.PyArray_NBYTES(x) < <cnp.npy_intp>WN_GIL_BYTES:
-        status = wn_layer_norm(element, x_data, y_data, rows, <size_t>n, weight_data, bias_data, epsilon)
+        if not is_parameter(bias, parameter_typenum, <cnp.npy_intp>call.n):
+            return False
+        call.bias = cnp.PyArray_DATA(bias)
+    return True
+
+
+cdef inline bint is_output(object out, object x, const rows_call *call):
+    """An array that x's results can go to: like x, and writable."""
+    return (
+        is_plain(out, call.typenum)
+        and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
+        and cnp.PyArray_SAMESHAPE(<cnp.ndarray>out, <cnp.ndarray>x)
+    )
+
+
+cdef inline object new_like(object x, const rows_call *call):
+    return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), call.typenum, 0)
+
+
+cdef inline bint is_apart(object a, object b):
+    """Two contiguous arrays share no memory; nor does None with any."""
+    if a is None or b is None:
+        return True
+    cdef const char *a_data = <const char *>cnp.PyArray_DATA(<cnp.ndarray>a)
+    cdef const char *b_data = <const char *>cnp.PyArray_DATA(<cnp.ndarray>b)
+    return (a_data + cnp.PyArray_NBYTES(<cnp.ndarray>a) <= b_data
+            or b_data + cnp.PyArray_NBYTES(<cnp.ndarray>b) <= a_data)
+
+
+cdef inline wn_status norm_rows_of(const rows_call *c, const void *augend, const void *addend, const void *x,
+                                   void *y) noexcept nogil:
+    return wn_norm_rows(c.element, augend, addend, x, y, c.rows, c.n, c.weight, c.bias, c.eps, c.centred,
+                        <wn_activation>c.activation)
+
+
+cdef int run_rows(const rows_call *call, const void *augend, const void *addend, const void *x, void *y,
+                  size_t bytes) except -1:
+    cdef wn_status status
+    if bytes < WN_GIL_BYTES:
+        status = norm_rows_of(call, augend, addend, x, y)
     else:
         with nogil:
-            status = wn_layer_norm(element, x_data, y_data, rows, <size_t>n, weight_data, bias_data, epsilon)
+            status = norm_rows_of(call, augend, addend, x, y)
     if status != WN_OK:
         raise MemoryError("welnorm: no memory for the scratch of a call")
+    return 0
+
+
+cdef dict activations = {}
+
+
+def set_activations(tuple names not None):
+    """Tell the fast lane the names of activations, in the order of enum wn_activation."""
+    global activations
+    activations = {name: index for index, name in enumerate(names)}
+
+
+def norm_rows(object x, object weight, object bias, object axis, object eps, object activation, object out,
+              object dtype, bint centred):
+    """The ordinary call: contiguous arrays, x and out of one dtype, the last axis. None for any other."""
+    cdef rows_call call
+    if not is_ordinary(x, weight, bias, axis, eps, dtype, &call):
+        return None
+    call.centred, call.activation = centred, 0
+    if activation is not None:
+        if type(activation) is not str or activation not in activations:
+            return None
+        call.activation = activations[activation]
+    if out is None:
+        out = new_like(x, &call)
+    elif not (is_output(out, x, &call) and (out is x or is_apart(out, x))
+              and is_apart(out, weight) and is_apart(out, bias)):
+        return None
+    run_rows(&call, NULL, NULL, cnp.PyArray_DATA(<cnp.ndarray>x), cnp.PyArray_DATA(<cnp.ndarray>out),
+             cnp.PyArray_NBYTES(<cnp.ndarray>x))
     return out
 
 
-cdef inline bint is_apart(cnp.ndarray a, cnp.ndarray b):
-    """Two contiguous arrays share no memory."""
-    cdef const char *a_data = <const char *>cnp.PyArray_DATA(a)
-    cdef const char *b_data = <const char *>cnp.PyArray_DATA(b)
-    return a_data + cnp.PyArray_NBYTES(a) <= b_data or b_data + cnp.PyArray_NBYTES(b) <= a_data
+def add_norm_rows(object x, object residual, object weight, object bias, object axis, object eps, object out,
+                  object sum_out, object dtype, bint centred):
+    """The same of x + residual: the result and the sum."""
+    cdef rows_call call
+    if not (is_ordinary(x, weight, bias, axis, eps, dtype, &call) and is_plain(residual, call.typenum)
+            and cnp.PyArray_SAMESHAPE(<cnp.ndarray>residual, <cnp.ndarray>x)):
+        return None
+    call.centred, call.activation = centred, 0
+    for written in (out, sum_out):
+        if written is not None and not (
+            is_output(written, x, &call)
+            and (written is x or is_apart(written, x))
+            and (written is residual or is_apart(written, residual))
+            and is_apart(written, weight) and is_apart(written, bias)
+        ):
+            return None
+    if not is_apart(out, sum_out):
+        return None
+    if out is None:
+        out = new_like(x, &call)
+    if sum_out is None:
+        sum_out = new_like(x, &call)
+    run_rows(&call, cnp.PyArray_DATA(<cnp.ndarray>x), cnp.PyArray_DATA(<cnp.ndarray>residual),
+             cnp.PyArray_DATA(<cnp.ndarray>sum_out), cnp.PyArray_DATA(<cnp.ndarray>out),
+             cnp.PyArray_NBYTES(<cnp.ndarray>x))
+    return out, sum_out
 
 
 cdef inline void *data_of(cnp.ndarray array):
     return NULL if array is None else cnp.PyArray_DATA(array)
 
 
-def run(str pattern not None, int outer, int reduced, int inner, cnp.ndarray axes, int x_dtype, int y_dtype,
-        cnp.ndarray x, cnp.ndarray out, cnp.ndarray weight, cnp.ndarray bias, double eps,
-        cnp.ndarray given_mean, cnp.ndarray given_var, cnp.ndarray mean, cnp.ndarray mean_lo, cnp.ndarray m2):
-    """Carry out a `Layout`; arrays that do not apply are None. Everything was checked by `_problem`."""
+def run(str pattern not None, int outer, int reduced, int inner, int group, cnp.ndarray axes,
+        int x_dtype, int y_dtype, cnp.ndarray x, cnp.ndarray out, cnp.ndarray weight, cnp.ndarray bias,
+        double eps, bint centred, int activation, cnp.ndarray mask, tuple addends, cnp.ndarray scale,
+        bint scale_is_given, tuple given, tuple state, bint exact):
+    """Carry out a `Layout`; arrays and tuples that do not apply are None. `_problem` has checked all."""
     cdef const wn_axis *axis = <const wn_axis *>cnp.PyArray_DATA(axes)
     cdef wn_problem problem
     cdef wn_status status
@@ -181,20 +294,51 @@ def run(str pattern not None, int outer, int reduced, int inner, cnp.ndarray axe
     problem.outer = wn_axes_of(axis, outer)
     problem.reduced = wn_axes_of(axis + outer, reduced)
     problem.inner = wn_axes_of(axis + outer + reduced, inner)
+    problem.group = group
+    problem.centred = centred
     problem.x = cnp.PyArray_DATA(x)
     problem.y = data_of(out)
     problem.weight = data_of(weight)
     problem.bias = data_of(bias)
+    problem.activation = <wn_activation>activation
     problem.eps = eps
-    problem.given_mean = <const double *>data_of(given_mean)
-    problem.given_var = <const double *>data_of(given_var)
-    problem.mean = <double *>data_of(mean)
-    problem.mean_lo = <double *>data_of(mean_lo)
-    problem.m2 = <double *>data_of(m2)
+    problem.mask = <const uint8_t *>data_of(mask)
+    problem.augend, problem.addend = NULL, NULL
+    if addends is not None:
+        problem.augend, problem.addend = data_of(addends[0]), data_of(addends[1])
+    problem.scale = <float *>data_of(scale)
+    problem.scale_is_given = scale_is_given
+    problem.given_mean, problem.given_var = NULL, NULL
+    if given is not None:
+        problem.given_mean = <const double *>data_of(given[0])
+        problem.given_var = <const double *>data_of(given[1])
+    problem.exact = exact
+    problem.count = NULL
+    problem.states.mean = NULL
+    if state is not None:
+        problem.count = <double *>data_of(state[0])
+        problem.states.mean = <double *>data_of(state[1])
+        problem.states.mean_lo = <double *>data_of(state[2])
+        problem.states.m2 = <double *>data_of(state[3])
+        problem.states.m2_lo = <double *>data_of(state[4])
     with nogil:
         status = wn_run(&problem)
     if status != WN_OK:
         raise MemoryError("welnorm: no memory for the scratch of a call")
+
+
+def move_blocked(cnp.ndarray plain not None, cnp.ndarray blocked not None, bint into_blocks):
+    """Fill (N, C, ...) from (N, C/b, ..., b) or the other way, both C-contiguous; see `to_blocked`."""
+    cdef size_t batch = cnp.PyArray_DIM(plain, 0), channels = cnp.PyArray_DIM(plain, 1)
+    cdef size_t block = cnp.PyArray_DIM(blocked, cnp.PyArray_NDIM(blocked) - 1)
+    cdef size_t positions = 1, element_bytes = cnp.PyArray_ITEMSIZE(plain)
+    cdef void *to_plain = cnp.PyArray_DATA(plain)
+    cdef void *to_blocked = cnp.PyArray_DATA(blocked)
+    cdef int axis
+    for axis in range(2, cnp.PyArray_NDIM(plain)):
+        positions *= cnp.PyArray_DIM(plain, axis)
+    with nogil:
+        wn_move_blocked(to_plain, to_blocked, batch, channels, positions, block, element_bytes, into_blocks)
 
 
 def copy(cnp.ndarray dst not None, cnp.ndarray src not None, bint nontemporal=False):

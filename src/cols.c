@@ -5,13 +5,14 @@
 
 typedef struct {
     double x[WN_ROWS * WN_TILE], y[WN_ROWS * WN_TILE]; /* room for a packed tile of any dtype */
-    const void *x_rows[WN_ROWS];
-    void *y_rows[WN_ROWS];
+    const void *x_rows[WN_MORE_ROWS];
+    void *y_rows[WN_MORE_ROWS];
     wn_norm norm[WN_STRIP];
     bool wide[WN_STRIP];
     /* of the compute type, per column and, for affine by row, per row */
     double mean_hi[WN_STRIP], rstd[WN_STRIP], offset[WN_STRIP];
-    double weight[WN_STRIP], bias[WN_STRIP];
+    double weight[WN_STRIP], bias[WN_STRIP];    /* WN_STRIP is at least WN_MORE_ROWS */
+    double shift[WN_STRIP], sums[4 * WN_STRIP]; /* of exact statistics */
 } cols_scratch;
 
 /* A unit's columns [first, first + columns) of the outer index; a part's rows [row, row + row_count). */
@@ -25,9 +26,14 @@ static strip strip_at(const wn_job *job, size_t unit) {
                    wn_min(job->unit_columns, (size_t)job->problem->inner.count - first)};
 }
 
+/* Of the problem, not of a strip: how a column is summed does not depend on how the others are cut. */
+static bool is_narrow(const wn_job *job) { return job->problem->inner.count <= WN_NARROW; }
+
+static size_t block_rows(const wn_job *job) { return is_narrow(job) ? WN_MORE_ROWS : WN_ROWS; }
+
 static void cut(wn_job *job, size_t threads) {
     size_t outer = (size_t)job->problem->outer.count, columns = (size_t)job->problem->inner.count;
-    job->blocks = wn_ceil_div((size_t)job->problem->reduced.count, WN_ROWS);
+    job->blocks = wn_ceil_div((size_t)job->problem->reduced.count, block_rows(job));
     job->part_blocks = wn_ceil_div(job->blocks, WN_MAX_COLUMN_PARTS);
     if (job->part_blocks < WN_PART_BLOCKS) job->part_blocks = WN_PART_BLOCKS;
     job->parts = wn_ceil_div(job->blocks, job->part_blocks);
@@ -35,104 +41,192 @@ static void cut(wn_job *job, size_t threads) {
     size_t width = job->direct_x && job->direct_y ? WN_STRIP : WN_TILE;
     while (job->parts == 1 && width > WN_TILE && outer * wn_ceil_div(columns, width) < 4 * threads)
         width /= 2;
+    width -= width % (size_t)job->problem->group; /* a group is at most WN_TILE columns */
     job->unit_columns = wn_min(width, columns);
     job->strips = wn_ceil_div(columns, job->unit_columns);
     job->units = outer * job->strips;
 }
 
-/* Makes x_rows in scratch point at columns [first, first + columns) of rows [row, row + count). */
-static void load_rows(const wn_job *job, const strip *s, size_t row, size_t count, double scale,
-                      cols_scratch *scratch) {
-    const wn_problem *p = job->problem;
-    const char *base = (const char *)p->x + wn_locate(&p->outer, s->outer).x;
-    bool direct = job->direct_x && scale == 1.0;
-    for (size_t r = 0; r < count; r++) {
-        const char *x = base + wn_locate(&p->reduced, row + r).x;
-        char *packed = (char *)scratch->x + r * s->columns * job->x_size;
-        if (!direct) wn_gather(job, x, s->first, s->columns, scale, packed);
-        scratch->x_rows[r] = direct ? x + s->first * job->x_size : packed;
-    }
+/* Rows from `row` on, at most `most`, that lie along the last of the reduced axes: where the first one is,
+ * what leads from one to the next, and how many. */
+typedef struct {
+    wn_offset at, step;
+    size_t count;
+} row_stretch;
+
+static row_stretch stretch_from(const wn_job *job, size_t row, size_t most) {
+    const wn_axes *rows = &job->problem->reduced;
+    if (rows->ndim == 0) return (row_stretch){{0, 0, 0, 0}, {0, 0, 0, 0}, 1};
+    const wn_axis *last = &rows->axis[rows->ndim - 1];
+    size_t length = (size_t)last->count;
+    return (row_stretch){wn_locate(rows, row),
+                         {last->x_stride, last->y_stride, last->affine_stride, last->mask_stride},
+                         wn_min(most, length - row % length)};
 }
 
-static wn_states states_from(const wn_states *states, size_t column) {
-    return (wn_states){states->mean + column, states->mean_lo + column, states->m2 + column};
+static const uint8_t *strip_mask(const wn_job *job, const strip *s) {
+    const wn_problem *p = job->problem;
+    return p->mask ? p->mask + wn_locate(&p->outer, s->outer).mask : NULL;
+}
+
+/* Makes x_rows in scratch point at columns [first, first + columns) of rows [row, row + count), all of them
+ * or those that the mask selects. Returns how many. */
+static size_t load_rows(const wn_job *job, const strip *s, size_t row, size_t count, bool all, double scale,
+                        cols_scratch *scratch) {
+    const wn_problem *p = job->problem;
+    const char *base = (const char *)p->x + wn_locate(&p->outer, s->outer).x;
+    const uint8_t *mask = all ? NULL : strip_mask(job, s);
+    bool direct = job->direct_x && scale == 1.0;
+    size_t loaded = 0;
+    row_stretch rows;
+    for (size_t done = 0; done < count; done += rows.count) {
+        rows = stretch_from(job, row + done, count - done);
+        const char *x = base + rows.at.x + (direct ? s->first * job->x_size : 0);
+        if (direct && !mask) {
+            for (size_t i = 0; i < rows.count; i++)
+                scratch->x_rows[loaded + i] = x + (ptrdiff_t)i * rows.step.x;
+            loaded += rows.count;
+            continue;
+        }
+        for (size_t i = 0; i < rows.count; i++, x += rows.step.x) {
+            if (mask && !mask[rows.at.mask + (ptrdiff_t)i * rows.step.mask]) continue;
+            char *packed = (char *)scratch->x + loaded * s->columns * job->x_size;
+            if (!direct) wn_gather(job, x, s->first, s->columns, scale, packed);
+            scratch->x_rows[loaded++] = direct ? x : packed;
+        }
+    }
+    return loaded;
 }
 
 static size_t row_end(const wn_job *job, size_t part) {
-    return wn_min((size_t)job->problem->reduced.count, (part + 1) * job->part_blocks * WN_ROWS);
+    return wn_min((size_t)job->problem->reduced.count, (part + 1) * job->part_blocks * block_rows(job));
 }
 
 static void strip_part_moments(const wn_job *job, const strip *s, size_t part, double scale,
                                cols_scratch *scratch, wn_states states, double *total) {
-    double mean[WN_STRIP], mean_lo[WN_STRIP], m2[WN_STRIP];
-    wn_states of_block = {mean, mean_lo, m2};
+    double mean[WN_STRIP], mean_lo[WN_STRIP], m2[WN_STRIP], m2_lo[WN_STRIP];
+    wn_states of_block = {mean, mean_lo, m2, m2_lo};
     size_t end = row_end(job, part), count;
+    const wn_state none = {0};
+    for (size_t c = 0; c < s->columns; c++) wn_put_state(&states, c, &none);
     *total = 0.0;
-    for (size_t row = part * job->part_blocks * WN_ROWS; row < end; row += count) {
-        count = wn_min(WN_ROWS, end - row);
-        load_rows(job, s, row, count, scale, scratch);
-        if (*total == 0.0) {
-            job->kernels->moments_cols(scratch->x_rows, count, s->columns, &states);
+    for (size_t row = part * job->part_blocks * block_rows(job); row < end; row += count) {
+        count = wn_min(block_rows(job), end - row);
+        size_t rows = load_rows(job, s, row, count, false, scale, scratch);
+        if (rows == 0) continue; /* all of them masked */
+        const void *const *x_rows = scratch->x_rows;
+        if (job->problem->exact) {
+            job->kernels->exact_cols(x_rows, rows, s->columns, *total == 0.0, scratch->shift, scratch->sums);
+        } else if (*total == 0.0) {
+            job->kernels->moments_cols(x_rows, rows, s->columns, is_narrow(job), job->problem->centred,
+                                       &states);
         } else {
-            job->kernels->moments_cols(scratch->x_rows, count, s->columns, &of_block);
-            job->kernels->merge_cols(&states, *total, &of_block, (double)count, s->columns);
+            job->kernels->moments_cols(x_rows, rows, s->columns, is_narrow(job), job->problem->centred,
+                                       &of_block);
+            job->kernels->merge_cols(&states, *total, &of_block, (double)rows, s->columns);
         }
-        *total += (double)count;
+        *total += (double)rows;
+    }
+    for (size_t c = 0; job->problem->exact && *total > 0.0 && c < s->columns; c++) {
+        const double *sums = scratch->sums + c;
+        wn_state state =
+            wn_exact_state(*total, scratch->shift[c],
+                           (wn_sums){{sums[0], sums[WN_STRIP]}, {sums[2 * WN_STRIP], sums[3 * WN_STRIP]}});
+        wn_put_state(&states, c, &state);
+    }
+}
+
+static void add_part(const wn_job *job, const strip *s, size_t part) {
+    const wn_problem *p = job->problem;
+    ptrdiff_t base = wn_locate(&p->outer, s->outer).x + (ptrdiff_t)(s->first * job->x_size);
+    size_t end = row_end(job, part);
+    row_stretch rows;
+    for (size_t row = part * job->part_blocks * block_rows(job); row < end; row += rows.count) {
+        rows = stretch_from(job, row, end - row);
+        for (size_t i = 0; i < rows.count; i++)
+            wn_add_elements(job, base + rows.at.x + (ptrdiff_t)i * rows.step.x, s->columns);
     }
 }
 
 static void part_moments(const wn_job *job, size_t unit, size_t part, void *scratch, wn_unit_state *state) {
     strip s = strip_at(job, unit);
+    if (job->adds) add_part(job, &s, part);
     strip_part_moments(job, &s, part, 1.0, scratch, state->states, state->count);
     for (size_t c = 0; c < s.columns; c++) state->scale[c] = 1.0;
 }
 
-static void merge(const wn_job *job, size_t unit, wn_unit_state *a, const wn_unit_state *b) {
-    strip s = strip_at(job, unit);
-    job->kernels->merge_cols(&a->states, *a->count, &b->states, *b->count, s.columns);
-    *a->count += *b->count;
+/* b, of b_count elements a column, into a. */
+static void merge_states(const wn_job *job, const wn_states *a, double *a_count, const wn_states *b,
+                         double b_count, size_t columns) {
+    bool exact = job->problem->exact || *a_count == 0.0 || b_count == 0.0;
+    if (!exact) job->kernels->merge_cols(a, *a_count, b, b_count, columns);
+    const wn_unit_state to = {a_count, *a, NULL}, from = {&b_count, *b, NULL};
+    for (size_t c = 0; exact && c < columns; c++) {
+        wn_state state = wn_get_state(&to, c), other = wn_get_state(&from, c);
+        wn_merge_exact(&state, &other);
+        wn_put_state(a, c, &state);
+    }
+    *a_count += b_count;
 }
 
-static double column_max_magnitude(const wn_job *job, const strip *column, cols_scratch *scratch) {
-    const wn_problem *p = job->problem;
-    const char *base = (const char *)p->x + wn_locate(&p->outer, column->outer).x;
+static void merge(const wn_job *job, size_t unit, wn_unit_state *a, const wn_unit_state *b) {
+    merge_states(job, &a->states, a->count, &b->states, *b->count, strip_at(job, unit).columns);
+}
+
+/* The statistics of `group` columns become that of all their elements, in each of them. */
+static void combine(const wn_states *columns, double count, size_t group) {
+    const wn_unit_state from = {&count, *columns, NULL};
+    wn_state all = wn_get_state(&from, 0);
+    for (size_t c = 1; c < group; c++) {
+        wn_state other = wn_get_state(&from, c);
+        wn_merge(&all, &other);
+    }
+    for (size_t c = 0; c < group; c++) wn_put_state(columns, c, &all);
+}
+
+static double strip_max_magnitude(const wn_job *job, const strip *s, cols_scratch *scratch) {
+    size_t end = (size_t)job->problem->reduced.count, count;
     double most = 0.0;
-    for (size_t row = 0; row < (size_t)p->reduced.count; row++) {
-        wn_gather(job, base + wn_locate(&p->reduced, row).x, column->first, 1, 1.0, scratch->x);
-        double magnitude = wn_max_magnitude(scratch->x, 1);
-        if (!(magnitude <= most)) most = magnitude;
-        if (magnitude != magnitude) return magnitude;
+    for (size_t row = 0; row < end; row += count) {
+        count = wn_min(block_rows(job), end - row);
+        size_t rows = load_rows(job, s, row, count, false, 1.0, scratch);
+        for (size_t r = 0; r < rows; r++) {
+            double magnitude = wn_max_magnitude(scratch->x_rows[r], s->columns);
+            if (!(magnitude <= most)) most = magnitude;
+            if (magnitude != magnitude) return magnitude;
+        }
     }
     return most;
 }
 
-static wn_state state_of(const wn_unit_state *from, size_t c) {
-    return (wn_state){*from->count, from->states.mean[c], from->states.mean_lo[c], from->states.m2[c]};
-}
-
-/* A column at a time: its neighbours stay on the fast path, with the bits they have without it. */
-static void rescale(const wn_job *job, size_t unit, void *scratch, wn_unit_state *to) {
+/* A statistic at a time: its neighbours stay on the fast path, with the bits they have without it. */
+static void settle(const wn_job *job, size_t unit, void *scratch, wn_unit_state *to) {
     strip s = strip_at(job, unit);
-    for (size_t c = 0; c < s.columns; c++) {
-        wn_state state = state_of(to, c);
+    size_t group = (size_t)job->problem->group;
+    double of_column = *to->count; /* elements of a column, and then of a statistic */
+    *to->count *= (double)group;
+    for (size_t c = 0; c < s.columns; c += group) {
+        wn_states at = wn_states_from(&to->states, c);
+        if (group > 1) combine(&at, of_column, group);
+        wn_state state = wn_get_state(to, c);
         if (!wn_needs_scale(job, &state)) continue;
-        strip column = {s.outer, s.first + c, 1};
-        double scale = wn_scale_for(column_max_magnitude(job, &column, scratch), job->problem->eps);
+        strip columns = {s.outer, s.first + c, group};
+        double scale = wn_scale_for(strip_max_magnitude(job, &columns, scratch), job->problem->eps);
         if (scale == 1.0) continue;
-        wn_states at = states_from(&to->states, c);
         double total = 0.0, part_total;
         for (size_t part = 0; part < job->parts; part++) {
-            double mean, mean_lo, m2;
-            wn_states of_part = {&mean, &mean_lo, &m2};
-            strip_part_moments(job, &column, part, scale, scratch, part ? of_part : at, &part_total);
-            if (part) job->kernels->merge_cols(&at, total, &of_part, part_total, 1);
-            total += part_total;
+            double memory[4][WN_TILE];
+            wn_states of_part = {memory[0], memory[1], memory[2], memory[3]};
+            strip_part_moments(job, &columns, part, scale, scratch, of_part, &part_total);
+            merge_states(job, &at, &total, &of_part, part_total, group);
         }
-        to->scale[c] = scale;
+        if (group > 1) combine(&at, of_column, group);
+        for (size_t i = 0; i < group; i++) to->scale[c + i] = scale;
     }
 }
 
-/* n affine parameters of the compute type, or `missing` where the problem has none. */
+/* n affine parameters of the compute type, or `missing` where the problem has none: for a bias -0, which is
+ * what adds nothing to either zero. */
 static void load_parameters(const wn_job *job, const void *source, ptrdiff_t from, size_t n, double missing,
                             void *parameters) {
     if (source)
@@ -143,12 +237,20 @@ static void load_parameters(const wn_job *job, const void *source, ptrdiff_t fro
         for (size_t i = 0; i < n; i++) ((float *)parameters)[i] = (float)missing;
 }
 
+/* Weight and bias of the strip's columns, in the row. */
+static void load_column_parameters(const wn_job *job, const strip *s, size_t row, cols_scratch *scratch) {
+    const wn_problem *p = job->problem;
+    ptrdiff_t affine = wn_locate(&p->outer, s->outer).affine + wn_locate(&p->reduced, row).affine;
+    load_parameters(job, p->weight, affine + (ptrdiff_t)s->first, s->columns, 1.0, scratch->weight);
+    load_parameters(job, p->bias, affine + (ptrdiff_t)s->first, s->columns, -0.0, scratch->bias);
+}
+
 static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_state *from) {
     cols_scratch *scratch = memory;
     const wn_problem *p = job->problem;
     strip s = strip_at(job, unit);
     for (size_t c = 0; c < s.columns; c++) {
-        wn_state state = state_of(from, c);
+        wn_state state = wn_get_state(from, c);
         double scale = from->scale[c], eps = p->eps * scale * scale;
         wn_norm norm = wn_finish(&state, eps);
         norm.scale = scale;
@@ -166,66 +268,110 @@ static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_s
             ((float *)scratch->offset)[c] = -mean_lo * rstd;
         }
     }
-    if (job->inner_affine) {
-        ptrdiff_t affine = wn_locate(&p->outer, s.outer).affine + (ptrdiff_t)s.first;
-        load_parameters(job, p->weight, affine, s.columns, 1.0, scratch->weight);
-        load_parameters(job, p->bias, affine, s.columns, 0.0, scratch->bias);
-    }
+    if (job->inner_affine && !job->rows_affine) load_column_parameters(job, &s, 0, scratch);
 }
 
 /* Columns [c, c + columns) of the rows that scratch points at, all fast or all wide. */
 static void apply_range(const wn_job *job, cols_scratch *scratch, size_t row_count, size_t c,
                         size_t columns) {
-    size_t size = job->compute_size;
-    bool by_row = !job->inner_affine;
-    const char *weight = (char *)scratch->weight + (by_row ? 0 : c * size);
-    const char *bias = (char *)scratch->bias + (by_row ? 0 : c * size);
-    const void *x_rows[WN_ROWS];
-    void *y_rows[WN_ROWS];
-    size_t y_size = job->direct_y ? job->y_size : size;
-    for (size_t r = 0; r < row_count; r++) {
-        x_rows[r] = (const char *)scratch->x_rows[r] + c * job->x_size;
-        y_rows[r] = (char *)scratch->y_rows[r] + c * y_size;
+    size_t size = job->compute_size, y_size = job->direct_y ? job->y_size : size;
+    size_t first = job->inner_affine ? c * size : 0;
+    wn_affine affine = {(char *)scratch->weight + first,
+                        (char *)scratch->bias + first,
+                        job->inner_affine,
+                        job->problem->activation,
+                        job->to_compute,
+                        job->stream,
+                        false,
+                        NULL};
+    const void *moved_x[WN_MORE_ROWS], **x_rows = scratch->x_rows;
+    void *moved_y[WN_MORE_ROWS], **y_rows = scratch->y_rows;
+    if (c > 0) {
+        x_rows = moved_x, y_rows = moved_y;
+        for (size_t r = 0; r < row_count; r++) {
+            x_rows[r] = (const char *)scratch->x_rows[r] + c * job->x_size;
+            y_rows[r] = (char *)scratch->y_rows[r] + c * y_size;
+        }
     }
     if (!scratch->wide[c]) {
         wn_cols_norm norm = {(char *)scratch->mean_hi + c * size, (char *)scratch->rstd + c * size,
                              (char *)scratch->offset + c * size};
-        job->kernels->apply_cols(x_rows, y_rows, row_count, columns, &norm, weight, bias, by_row);
+        job->kernels->apply_cols(x_rows, y_rows, row_count, columns, &norm, &affine);
         return;
     }
-    for (size_t r = 0; r < row_count; r++)
-        wn_wide_apply(job, x_rows[r], y_rows[r], 1, &scratch->norm[c], weight + (by_row ? r * size : 0),
-                      bias + (by_row ? r * size : 0), 0);
+    for (size_t r = 0; r < row_count; r++) {
+        wn_wide_apply(job, x_rows[r], y_rows[r], 1, &scratch->norm[c], &affine);
+        if (job->inner_affine) continue;
+        affine.weight = (const char *)affine.weight + size;
+        affine.bias = (const char *)affine.bias + size;
+    }
+}
+
+/* How many rows from `row` on, at most `most`, have the parameters of the first. */
+static size_t alike_rows(const wn_job *job, size_t row, size_t most) {
+    if (!job->rows_affine) return most;
+    const wn_axes *rows = &job->problem->reduced;
+    size_t length = 1;
+    for (int d = rows->ndim; d-- > 0 && rows->axis[d].affine_stride == 0;)
+        length *= (size_t)rows->axis[d].count;
+    return wn_min(most, length - row % length);
+}
+
+/* Makes y_rows in scratch point at where rows [row, row + count) go; loads their parameters where those are
+ * by row. */
+static void place_rows(const wn_job *job, const strip *s, size_t row, size_t count, cols_scratch *scratch) {
+    const wn_problem *p = job->problem;
+    wn_offset outer = wn_locate(&p->outer, s->outer);
+    row_stretch rows;
+    for (size_t done = 0; done < count; done += rows.count) {
+        rows = stretch_from(job, row + done, count - done);
+        char *y = (char *)p->y + outer.y + rows.at.y + s->first * job->y_size;
+        char *packed = (char *)scratch->y + done * s->columns * job->compute_size;
+        for (size_t i = 0; i < rows.count; i++)
+            scratch->y_rows[done + i] =
+                job->direct_y ? y + (ptrdiff_t)i * rows.step.y : packed + i * s->columns * job->compute_size;
+        for (size_t i = 0; i < rows.count && !job->inner_affine; i++) {
+            ptrdiff_t affine = outer.affine + rows.at.affine + (ptrdiff_t)i * rows.step.affine;
+            size_t at = (done + i) * job->compute_size;
+            load_parameters(job, p->weight, affine, 1, 1.0, (char *)scratch->weight + at);
+            load_parameters(job, p->bias, affine, 1, -0.0, (char *)scratch->bias + at);
+        }
+    }
+}
+
+/* What is left to do with rows that apply has written: zero what is masked, bring the others to y. */
+static void deliver_rows(const wn_job *job, const strip *s, size_t row, size_t count, cols_scratch *scratch) {
+    const wn_problem *p = job->problem;
+    const uint8_t *mask = strip_mask(job, s);
+    char *base = (char *)p->y + wn_locate(&p->outer, s->outer).y;
+    size_t size = job->direct_y ? job->y_size : job->compute_size;
+    row_stretch rows;
+    for (size_t done = 0; done < count && (mask || !job->direct_y); done += rows.count) {
+        rows = stretch_from(job, row + done, count - done);
+        for (size_t i = 0; i < rows.count; i++) {
+            void *y = scratch->y_rows[done + i];
+            if (mask && !mask[rows.at.mask + (ptrdiff_t)i * rows.step.mask]) memset(y, 0, s->columns * size);
+            if (!job->direct_y)
+                wn_scatter(job, y, base + rows.at.y + (ptrdiff_t)i * rows.step.y, s->first, s->columns);
+        }
+    }
 }
 
 static void part_apply(const wn_job *job, size_t unit, size_t part, void *memory) {
     cols_scratch *scratch = memory;
-    const wn_problem *p = job->problem;
     strip s = strip_at(job, unit);
-    wn_offset outer = wn_locate(&p->outer, s.outer);
     size_t end = row_end(job, part), count;
-    for (size_t row = part * job->part_blocks * WN_ROWS; row < end; row += count) {
-        count = wn_min(WN_ROWS, end - row);
-        load_rows(job, &s, row, count, 1.0, scratch);
-        for (size_t r = 0; r < count; r++) {
-            wn_offset at = wn_locate(&p->reduced, row + r);
-            char *y = (char *)p->y + outer.y + at.y + s.first * job->y_size;
-            scratch->y_rows[r] = job->direct_y ? y : (char *)scratch->y + r * s.columns * job->compute_size;
-            if (!job->inner_affine) {
-                ptrdiff_t affine = outer.affine + at.affine;
-                load_parameters(job, p->weight, affine, 1, 1.0,
-                                (char *)scratch->weight + r * job->compute_size);
-                load_parameters(job, p->bias, affine, 1, 0.0, (char *)scratch->bias + r * job->compute_size);
-            }
-        }
+    for (size_t row = part * job->part_blocks * block_rows(job); row < end; row += count) {
+        count = alike_rows(job, row, wn_min(block_rows(job), end - row));
+        load_rows(job, &s, row, count, true, 1.0, scratch);
+        place_rows(job, &s, row, count, scratch);
+        if (job->rows_affine) load_column_parameters(job, &s, row, scratch);
         for (size_t c = 0, next; c < s.columns; c = next) {
             for (next = c + 1; next < s.columns && !scratch->wide[c] && !scratch->wide[next]; next++) {
             }
             apply_range(job, scratch, count, c, next - c);
         }
-        for (size_t r = 0; r < count && !job->direct_y; r++)
-            wn_scatter(job, scratch->y_rows[r], (char *)p->y + outer.y + wn_locate(&p->reduced, row + r).y,
-                       s.first, s.columns);
+        deliver_rows(job, &s, row, count, scratch);
     }
 }
 
@@ -236,4 +382,4 @@ static size_t first_statistic(const wn_job *job, size_t unit, size_t *count) {
 }
 
 const wn_pattern_ops wn_cols_ops = {
-    sizeof(cols_scratch), cut, part_moments, merge, rescale, finish, part_apply, first_statistic};
+    sizeof(cols_scratch), cut, part_moments, merge, settle, finish, part_apply, first_statistic};

@@ -15,7 +15,7 @@
 enum {
     WN_PART_BLOCKS = 4,       /* a part is at least so many blocks, */
     WN_MAX_PARTS = 1024,      /* and a unit at most so many parts, */
-    WN_MAX_COLUMN_PARTS = 32, /* fewer in the pattern cols, where a part's state is a strip's: 16 KiB */
+    WN_MAX_COLUMN_PARTS = 16, /* fewer in the pattern cols, where a part's state is a strip's: 20 KiB */
     WN_PACK = 32,             /* runs shorter than this are packed before their statistics are taken */
     WN_TILE = 64              /* columns of a strip that is packed */
 };
@@ -25,8 +25,12 @@ typedef struct {
     const struct wn_dtype_kernels *kernels;
     size_t x_size, y_size, compute_size;
     bool compute_f64;
-    bool direct_x, direct_y; /* the inner elements are contiguous (and of x's dtype): no packing */
-    bool inner_affine;       /* weight and bias vary along the inner axes */
+    bool direct_x, direct_y; /* the inner elements are contiguous (and of a type kernels write): no packing */
+    bool to_compute;         /* kernels write the compute type: y, or scratch */
+    bool inner_affine;       /* weight and bias vary along the inner axes, */
+    bool rows_affine;        /* and along the reduced ones */
+    bool fetch, stream;      /* the data does not fit a core's cache; results not the last one: past it */
+    bool adds;               /* x is still to be written: augend + addend */
     size_t units, unit_columns, strips;
     size_t blocks, part_blocks, parts;
 } wn_job;
@@ -39,6 +43,22 @@ typedef struct {
     double *scale;
 } wn_unit_state;
 
+static inline wn_state wn_get_state(const wn_unit_state *from, size_t c) {
+    return (wn_state){*from->count, from->states.mean[c], from->states.mean_lo[c], from->states.m2[c],
+                      from->states.m2_lo[c]};
+}
+
+static inline void wn_put_state(const wn_states *to, size_t c, const wn_state *state) {
+    to->mean[c] = state->mean;
+    to->mean_lo[c] = state->mean_lo;
+    to->m2[c] = state->m2;
+    to->m2_lo[c] = state->m2_lo;
+}
+
+static inline wn_states wn_states_from(const wn_states *states, size_t c) {
+    return (wn_states){states->mean + c, states->mean_lo + c, states->m2 + c, states->m2_lo + c};
+}
+
 /* What a pattern does. scratch is one thread's memory, of scratch_bytes. */
 typedef struct {
     size_t scratch_bytes;
@@ -47,8 +67,8 @@ typedef struct {
     void (*part_moments)(const wn_job *job, size_t unit, size_t part, void *scratch, wn_unit_state *state);
     /* Chan's merge of b into a. */
     void (*merge)(const wn_job *job, size_t unit, wn_unit_state *a, const wn_unit_state *b);
-    /* Replaces the statistics that left the range by those of scaled data. */
-    void (*rescale)(const wn_job *job, size_t unit, void *scratch, wn_unit_state *state);
+    /* Merges what shares a statistic, and replaces statistics that left the range by those of scaled data. */
+    void (*settle)(const wn_job *job, size_t unit, void *scratch, wn_unit_state *state);
     /* Readies scratch for part_apply on any part of the unit. */
     void (*finish)(const wn_job *job, size_t unit, void *scratch, const wn_unit_state *state);
     void (*part_apply)(const wn_job *job, size_t unit, size_t part, void *scratch);
@@ -58,16 +78,40 @@ typedef struct {
 
 extern const wn_pattern_ops wn_run_ops, wn_cols_ops;
 
+/* In place of part_apply on all parts, of the pattern run: the unit as int8. */
+void wn_quantize_unit(const wn_job *job, size_t unit, void *scratch);
+
 /* Statistics and apply of one unit of the pattern run, in scratch of its own. */
 void wn_run_one_unit(const wn_job *job, size_t unit);
 
+/* Writes n contiguous elements of x as the sum that they are, `offset` bytes into it. */
+static inline void wn_add_elements(const wn_job *job, ptrdiff_t offset, size_t n) {
+    const wn_problem *p = job->problem;
+    job->kernels->add((const char *)p->augend + offset, (const char *)p->addend + offset,
+                      (char *)(uintptr_t)p->x + offset, n);
+}
+
+/* Weight and bias from element `affine` on, and what follows them. */
+static inline wn_affine wn_affine_at(const wn_job *job, ptrdiff_t affine) {
+    const wn_problem *p = job->problem;
+    ptrdiff_t bytes = affine * (ptrdiff_t)job->compute_size;
+    return (wn_affine){p->weight ? (const char *)p->weight + bytes : NULL,
+                       p->bias ? (const char *)p->bias + bytes : NULL,
+                       job->inner_affine,
+                       p->activation,
+                       job->to_compute,
+                       job->stream,
+                       job->fetch,
+                       NULL};
+}
+
 typedef struct {
-    ptrdiff_t x, y, affine;
+    ptrdiff_t x, y, affine, mask;
 } wn_offset;
 
-/* Where the index-th element of a group of axes lies: bytes in x and y, elements in weight and bias. */
+/* Where the index-th element of a group of axes lies: bytes in x, y and mask, elements in weight and bias. */
 static inline wn_offset wn_locate(const wn_axes *axes, size_t index) {
-    wn_offset at = {0, 0, 0};
+    wn_offset at = {0, 0, 0, 0};
     for (int d = axes->ndim; d-- > 0;) {
         const wn_axis *axis = &axes->axis[d];
         size_t i = index;
@@ -78,6 +122,7 @@ static inline wn_offset wn_locate(const wn_axes *axes, size_t index) {
         at.x += (ptrdiff_t)i * axis->x_stride;
         at.y += (ptrdiff_t)i * axis->y_stride;
         at.affine += (ptrdiff_t)i * axis->affine_stride;
+        at.mask += (ptrdiff_t)i * axis->mask_stride;
     }
     return at;
 }

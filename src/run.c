@@ -57,59 +57,84 @@ static const char *segment_x(const wn_job *job, size_t unit, size_t segment) {
     return (const char *)p->x + wn_locate(&p->outer, unit).x + wn_locate(&p->reduced, segment).x;
 }
 
-/* Makes block.runs in scratch point at the block's runs, packed or scaled first where that is called for.
- * Returns the number of runs: one where they were packed into one. */
+static const uint8_t *segment_mask(const wn_job *job, size_t unit, size_t segment) {
+    const wn_problem *p = job->problem;
+    return p->mask + wn_locate(&p->outer, unit).mask + wn_locate(&p->reduced, segment).mask;
+}
+
+/* Makes runs in scratch point at the block's runs, packed or scaled first where that is called for; what the
+ * mask leaves of them is packed into one. Returns their number and length, which may be 0. */
 static size_t load_block(const wn_job *job, size_t unit, const run_block *block, double scale,
-                         run_scratch *scratch) {
-    char *packed = (char *)scratch->x;
-    bool direct = job->direct_x && scale == 1.0 && !is_packed(job);
+                         run_scratch *scratch, size_t *n) {
+    char *packed = (char *)scratch->x, *dst = packed;
+    bool packs = is_packed(job) || job->problem->mask;
+    bool direct = job->direct_x && scale == 1.0 && !packs;
     for (size_t i = 0; i < block->run_count; i++) {
         const char *x = segment_x(job, unit, block->segment + i);
-        char *dst = packed + i * block->n * job->x_size;
+        size_t kept = block->n;
         if (!direct) wn_gather(job, x, block->begin, block->n, scale, dst);
-        if (!is_packed(job)) scratch->runs[i] = direct ? x + block->begin * job->x_size : dst;
+        if (!packs) scratch->runs[i] = direct ? x + block->begin * job->x_size : dst;
+        if (job->problem->mask)
+            kept = wn_compress(job, segment_mask(job, unit, block->segment + i), block->begin, block->n, dst);
+        dst += kept * job->x_size;
     }
-    if (!is_packed(job)) return block->run_count;
+    *n = block->n;
+    if (!packs) return block->run_count;
     scratch->runs[0] = packed;
+    *n = (size_t)(dst - packed) / job->x_size;
     return 1;
 }
 
 static void scaled_part_moments(const wn_job *job, size_t unit, size_t part, double scale,
                                 run_scratch *scratch, wn_state *state) {
     size_t end = wn_min(job->blocks, (part + 1) * job->part_blocks);
-    state->count = 0.0;
+    *state = (wn_state){0};
     for (size_t index = part * job->part_blocks; index < end; index++) {
         run_block block = block_at(job, index);
         wn_state of_block;
-        size_t runs = load_block(job, unit, &block, scale, scratch);
-        job->kernels->moments_run(scratch->runs, runs, block.run_count / runs * block.n, &of_block);
-        wn_merge(state, &of_block);
+        size_t n, runs = load_block(job, unit, &block, scale, scratch, &n);
+        if (n == 0) continue; /* all of it masked */
+        if (job->problem->exact) {
+            job->kernels->exact_run(scratch->runs, runs, n, &of_block);
+            wn_merge_exact(state, &of_block);
+        } else {
+            job->kernels->moments_run(scratch->runs, runs, n, job->problem->centred, &of_block);
+            wn_merge(state, &of_block);
+        }
     }
-}
-
-static wn_state get(const wn_unit_state *from) {
-    return (wn_state){*from->count, *from->states.mean, *from->states.mean_lo, *from->states.m2};
 }
 
 static void put(wn_unit_state *to, const wn_state *state, double scale) {
     *to->count = state->count;
-    *to->states.mean = state->mean;
-    *to->states.mean_lo = state->mean_lo;
-    *to->states.m2 = state->m2;
+    wn_put_state(&to->states, 0, state);
     *to->scale = scale;
+}
+
+static void add_part(const wn_job *job, size_t unit, size_t part) {
+    size_t end = wn_min(job->blocks, (part + 1) * job->part_blocks);
+    for (size_t index = part * job->part_blocks; index < end; index++) {
+        run_block block = block_at(job, index);
+        for (size_t i = 0; i < block.run_count; i++) {
+            const char *x = segment_x(job, unit, block.segment + i) + block.begin * job->x_size;
+            wn_add_elements(job, x - (const char *)job->problem->x, block.n);
+        }
+    }
 }
 
 static void part_moments(const wn_job *job, size_t unit, size_t part, void *scratch, wn_unit_state *to) {
     wn_state state;
+    if (job->adds) add_part(job, unit, part);
     scaled_part_moments(job, unit, part, 1.0, scratch, &state);
     put(to, &state, 1.0);
 }
 
 static void merge(const wn_job *job, size_t unit, wn_unit_state *a, const wn_unit_state *b) {
-    (void)job;
     (void)unit;
-    wn_state merged = get(a), other = get(b);
-    wn_merge(&merged, &other);
+    wn_state merged = wn_get_state(a, 0), other = wn_get_state(b, 0);
+    if (job->problem->exact)
+        wn_merge_exact(&merged, &other);
+    else
+        wn_merge(&merged, &other);
     put(a, &merged, 1.0);
 }
 
@@ -117,9 +142,9 @@ static double unit_max_magnitude(const wn_job *job, size_t unit, run_scratch *sc
     double most = 0.0;
     for (size_t index = 0; index < job->blocks; index++) {
         run_block block = block_at(job, index);
-        for (size_t i = 0; i < block.run_count; i++) {
-            wn_gather(job, segment_x(job, unit, block.segment + i), block.begin, block.n, 1.0, scratch->x);
-            double magnitude = wn_max_magnitude(scratch->x, block.n);
+        size_t n, runs = load_block(job, unit, &block, 1.0, scratch, &n);
+        for (size_t i = 0; i < runs; i++) {
+            double magnitude = wn_max_magnitude(scratch->runs[i], n);
             if (!(magnitude <= most)) most = magnitude;
             if (magnitude != magnitude) return magnitude;
         }
@@ -127,12 +152,12 @@ static double unit_max_magnitude(const wn_job *job, size_t unit, run_scratch *sc
     return most;
 }
 
-static void rescale(const wn_job *job, size_t unit, void *scratch, wn_unit_state *to) {
-    wn_state state = get(to);
+static void settle(const wn_job *job, size_t unit, void *scratch, wn_unit_state *to) {
+    wn_state state = wn_get_state(to, 0);
     if (!wn_needs_scale(job, &state)) return;
     double scale = wn_scale_for(unit_max_magnitude(job, unit, scratch), job->problem->eps);
     if (scale == 1.0) return;
-    state.count = 0.0;
+    state = (wn_state){0};
     for (size_t part = 0; part < job->parts; part++) {
         wn_state of_part;
         scaled_part_moments(job, unit, part, scale, scratch, &of_part);
@@ -144,58 +169,98 @@ static void rescale(const wn_job *job, size_t unit, void *scratch, wn_unit_state
 static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_state *from) {
     (void)unit;
     run_scratch *scratch = memory;
-    wn_state state = get(from);
+    wn_state state = wn_get_state(from, 0);
     double scale = *from->scale, eps = job->problem->eps * scale * scale;
     scratch->norm = wn_finish(&state, eps);
     scratch->norm.scale = scale;
     scratch->wide = scale != 1.0 || wn_is_wide(job, &scratch->norm, state.m2, eps);
 }
 
-/* Applies the norm to n contiguous elements whose parameters start at affine. */
-static void apply(const wn_job *job, const run_scratch *scratch, const void *x, void *y, size_t n,
-                  ptrdiff_t affine) {
-    const wn_problem *p = job->problem;
-    const char *weight = p->weight ? (const char *)p->weight + affine * (ptrdiff_t)job->compute_size : NULL;
-    const char *bias = p->bias ? (const char *)p->bias + affine * (ptrdiff_t)job->compute_size : NULL;
+/* Applies the norm to elements [begin, begin + n) of the segment that lies `at` in x, into `to`. */
+static void apply(const wn_job *job, run_scratch *scratch, wn_offset at, size_t begin, size_t n, void *to) {
+    const char *x = (const char *)job->problem->x + at.x;
+    const void *from = x + begin * job->x_size;
+    wn_affine affine = wn_affine_at(job, at.affine + (job->inner_affine ? (ptrdiff_t)begin : 0));
+    if (!job->direct_x) {
+        wn_gather(job, x, begin, n, 1.0, scratch->x);
+        from = scratch->x;
+    }
     if (scratch->wide)
-        wn_wide_apply(job, x, y, n, &scratch->norm, weight, bias, job->inner_affine);
+        wn_wide_apply(job, from, to, n, &scratch->norm, &affine);
     else
-        job->kernels->apply_run(x, y, n, &scratch->norm, weight, bias, job->inner_affine);
+        job->kernels->apply_run(from, to, n, &scratch->norm, &affine);
+}
+
+static wn_offset locate_segment(const wn_job *job, size_t unit, size_t segment) {
+    const wn_problem *p = job->problem;
+    wn_offset at = wn_locate(&p->outer, unit), within = wn_locate(&p->reduced, segment);
+    return (wn_offset){at.x + within.x, at.y + within.y, at.affine + within.affine, at.mask + within.mask};
 }
 
 static void part_apply(const wn_job *job, size_t unit, size_t part, void *memory) {
     run_scratch *scratch = memory;
     const wn_problem *p = job->problem;
-    wn_offset of_unit = wn_locate(&p->outer, unit);
     size_t end = wn_min(job->blocks, (part + 1) * job->part_blocks);
     for (size_t index = part * job->part_blocks; index < end; index++) {
         run_block block = block_at(job, index);
         for (size_t i = 0; i < block.run_count; i++) {
-            wn_offset of_segment = wn_locate(&p->reduced, block.segment + i);
-            const char *x = (const char *)p->x + of_unit.x + of_segment.x;
-            char *y = (char *)p->y + of_unit.y + of_segment.y;
-            ptrdiff_t affine = of_unit.affine + of_segment.affine;
-            if (job->inner_affine) affine += (ptrdiff_t)block.begin;
-            const void *from = x + block.begin * job->x_size;
-            if (!job->direct_x) {
-                wn_gather(job, x, block.begin, block.n, 1.0, scratch->x);
-                from = scratch->x;
-            }
+            wn_offset at = locate_segment(job, unit, block.segment + i);
+            char *y = (char *)p->y + at.y;
             void *to = job->direct_y ? (void *)(y + block.begin * job->y_size) : (void *)scratch->y;
-            apply(job, scratch, from, to, block.n, affine);
+            apply(job, scratch, at, block.begin, block.n, to);
+            if (p->mask)
+                wn_zero_masked(job, p->mask + at.mask, block.begin, block.n, to,
+                               job->direct_y ? job->y_size : job->compute_size);
             if (!job->direct_y) wn_scatter(job, scratch->y, y, block.begin, block.n);
+        }
+    }
+}
+
+/* NaN if there is one. */
+static double largest_result(const wn_job *job, size_t unit, run_scratch *scratch) {
+    double most = 0.0;
+    for (size_t index = 0; index < job->blocks; index++) {
+        run_block block = block_at(job, index);
+        for (size_t i = 0; i < block.run_count; i++) {
+            apply(job, scratch, locate_segment(job, unit, block.segment + i), block.begin, block.n,
+                  scratch->y);
+            double magnitude = job->kernels->max_magnitude(scratch->y, block.n);
+            if (most == most && !(magnitude <= most)) most = magnitude;
+        }
+    }
+    return most;
+}
+
+void wn_quantize_unit(const wn_job *job, size_t unit, void *memory) {
+    run_scratch *scratch = memory;
+    const wn_problem *p = job->problem;
+    float *scale = &p->scale[unit];
+    bool is_there = false;
+    if (!p->scale_is_given) {
+        double most = largest_result(job, unit, scratch);
+        *scale = job->compute_f64 ? (float)(most / 127.0) : (float)most / 127.0f;
+        if (*scale == 0.0f) *scale = 1.0f;
+        is_there = job->blocks == 1 && block_at(job, 0).run_count == 1;
+    }
+    for (size_t index = 0; index < job->blocks; index++) {
+        run_block block = block_at(job, index);
+        for (size_t i = 0; i < block.run_count; i++) {
+            wn_offset at = locate_segment(job, unit, block.segment + i);
+            if (!is_there) apply(job, scratch, at, block.begin, block.n, scratch->y);
+            job->kernels->quantize(scratch->y, (int8_t *)p->y + at.y + block.begin, block.n, *scale);
         }
     }
 }
 
 void wn_run_one_unit(const wn_job *whole, size_t unit) {
     run_scratch scratch;
-    double count, mean, mean_lo, m2, scale;
-    wn_unit_state state = {&count, {&mean, &mean_lo, &m2}, &scale};
+    double count, mean, mean_lo, m2, m2_lo, scale;
+    wn_unit_state state = {&count, {&mean, &mean_lo, &m2, &m2_lo}, &scale};
     wn_job job = *whole;
+    job.adds = false; /* it is done */
     cut(&job, 1);
     part_moments(&job, unit, 0, &scratch, &state);
-    rescale(&job, unit, &scratch, &state);
+    settle(&job, unit, &scratch, &state);
     finish(&job, unit, &scratch, &state);
     part_apply(&job, unit, 0, &scratch);
 }
@@ -206,5 +271,5 @@ static size_t first_statistic(const wn_job *job, size_t unit, size_t *count) {
     return unit;
 }
 
-const wn_pattern_ops wn_run_ops = {sizeof(run_scratch), cut, part_moments, merge, rescale, finish, part_apply,
+const wn_pattern_ops wn_run_ops = {sizeof(run_scratch), cut, part_moments, merge, settle, finish, part_apply,
                                    first_statistic};

@@ -12,20 +12,33 @@
 enum {
     WN_BLOCK = 4096,     /* elements of a block in the pattern run: at most 32 KiB, within L1 */
     WN_BLOCK_RUNS = 128, /* and at most so many runs */
-    WN_ROWS = 128,       /* rows of a block in the pattern cols */
-    WN_STRIP = 512       /* columns that one cols kernel call may take */
+    WN_ROWS = 128,       /* rows of a block in the pattern cols, */
+    WN_MORE_ROWS = 512,  /* where rows are of at most WN_NARROW columns */
+    WN_NARROW = 16,
+    WN_STRIP = 512 /* columns that one cols kernel call may take */
 };
 
 /* count, mean and M2 (sum of squared deviations). The mean is the sum mean + mean_lo, for float64 data
- * and for merges that lose nothing. */
+ * and for merges that lose nothing; and M2 is m2 + m2_lo where the statistics are exact (wn_sums), else m2_lo
+ * is 0. */
 typedef struct {
-    double count, mean, mean_lo, m2;
+    double count, mean, mean_lo, m2, m2_lo;
 } wn_state;
 
 /* The same for many columns that share a count: one array each. */
 typedef struct {
-    double *mean, *mean_lo, *m2;
+    double *mean, *mean_lo, *m2, *m2_lo;
 } wn_states;
+
+/* An unevaluated sum of two float64 values, the second at most what rounding the sum to the first lost. */
+typedef struct {
+    double high, low;
+} wn_pair;
+
+/* Sums of deviations from a shift and of their squares, as pairs: exact but for some 2^-100. */
+typedef struct {
+    wn_pair sum, square;
+} wn_sums;
 
 /* What the apply step needs: y = (x * scale - mean) * rstd. scale is 1 but on the wide path. */
 typedef struct {
@@ -36,6 +49,22 @@ typedef struct {
 typedef struct {
     const void *mean_hi, *rstd, *offset;
 } wn_cols_norm;
+
+/* In the order of ACTIVATIONS in python/welnorm/_problem.py. */
+typedef enum { WN_NO_ACTIVATION, WN_RELU, WN_SILU, WN_GELU, WN_GELU_TANH } wn_activation;
+
+/* What follows the normalization: weight and bias, of the compute type, either or both NULL, that advance
+ * with the elements of a row or are one scalar each; an activation. The result is of x's dtype or, if
+ * to_compute, of its compute type. */
+typedef struct {
+    const void *weight, *bias;
+    int advance;
+    wn_activation activation;
+    int to_compute;
+    int stream; /* y past the cache where its address allows: a row of x's dtype, without an activation */
+    int fetch;  /* norm_run is to fetch the row after the next into the cache meanwhile; */
+    const void *ahead; /* which lies here (or NULL) */
+} wn_affine;
 
 /* a + b = *sum + *error exactly (Knuth's two-sum); no error term where the sum is not finite. */
 static inline void wn_two_sum(double a, double b, double *sum, double *error) {
@@ -63,12 +92,66 @@ static inline void wn_merge_into(double *mean, double *mean_lo, double *m2, doub
 }
 
 static inline void wn_merge(wn_state *a, const wn_state *b) {
-    if (a->count == 0.0) {
-        *a = *b;
+    if (a->count == 0.0 || b->count == 0.0) {
+        if (a->count == 0.0) *a = *b;
         return;
     }
     wn_merge_into(&a->mean, &a->mean_lo, &a->m2, a->count, b->mean, b->mean_lo, b->m2, b->count);
     a->count += b->count;
+}
+
+/* Pairs: T. J. Dekker, "A floating-point technique for extending the available precision" (1971). */
+static inline wn_pair wn_pair_add(wn_pair a, wn_pair b) {
+    wn_pair sum;
+    wn_two_sum(a.high, b.high, &sum.high, &sum.low);
+    wn_two_sum(sum.high, sum.low + (a.low + b.low), &sum.high, &sum.low);
+    return sum;
+}
+
+static inline wn_pair wn_two_product(double a, double b) {
+    const double split = 0x1.0000002p27; /* Veltkamp's 2^27 + 1 */
+    double a_high = a * split - (a * split - a), b_high = b * split - (b * split - b);
+    double a_low = a - a_high, b_low = b - b_high, product = a * b;
+    return (wn_pair){product,
+                     ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low};
+}
+
+static inline wn_pair wn_pair_multiply(wn_pair a, wn_pair b) {
+    wn_pair product = wn_two_product(a.high, b.high);
+    wn_two_sum(product.high, product.low + (a.high * b.low + a.low * b.high), &product.high, &product.low);
+    return product;
+}
+
+static inline wn_pair wn_pair_divide(wn_pair a, double b) {
+    double quotient = a.high / b;
+    wn_pair product = wn_two_product(quotient, b), result;
+    wn_two_sum(quotient, (((a.high - product.high) - product.low) + a.low) / b, &result.high, &result.low);
+    return result;
+}
+
+/* The state that exact sums of `count` deviations from shift make. Not finite where they left the range. */
+static inline wn_state wn_exact_state(double count, double shift, wn_sums sums) {
+    wn_pair mean = wn_pair_divide(sums.sum, count), excess = wn_pair_multiply(sums.sum, mean);
+    wn_pair m2 = wn_pair_add(sums.square, (wn_pair){-excess.high, -excess.low});
+    mean = wn_pair_add((wn_pair){shift, 0.0}, mean);
+    if (m2.high < 0.0) m2 = (wn_pair){0.0, 0.0};
+    return (wn_state){count, mean.high, mean.low, m2.high, m2.low};
+}
+
+/* As wn_merge, of exact states. */
+static inline void wn_merge_exact(wn_state *a, const wn_state *b) {
+    if (a->count == 0.0 || b->count == 0.0) {
+        if (a->count == 0.0) *a = *b;
+        return;
+    }
+    double count = a->count + b->count;
+    wn_pair mean = {a->mean, a->mean_lo}, m2 = {a->m2, a->m2_lo};
+    wn_pair delta = wn_pair_add((wn_pair){b->mean, b->mean_lo}, (wn_pair){-mean.high, -mean.low});
+    wn_pair step = wn_pair_divide(wn_pair_multiply(delta, (wn_pair){b->count, 0.0}), count);
+    wn_pair between = wn_pair_multiply(wn_pair_multiply(delta, (wn_pair){a->count, 0.0}), step);
+    mean = wn_pair_add(mean, step);
+    m2 = wn_pair_add(wn_pair_add(m2, (wn_pair){b->m2, b->m2_lo}), between);
+    *a = (wn_state){count, mean.high, mean.low, m2.high, m2.low};
 }
 
 static inline wn_norm wn_finish(const wn_state *state, double eps) {

@@ -1,5 +1,6 @@
 /* The drivers: cut a problem into units and parts, share them out among threads, one sweep or two. */
 #include "welnorm.h"
+#include "cache.h"
 #include "job.h"
 #include "threads.h"
 
@@ -12,8 +13,9 @@ static const size_t dtype_bytes[WN_DTYPE_COUNT] = {
 };
 
 enum {
-    STATE_ARRAYS = 4, /* mean, mean_lo, m2, scale */
-    SPLIT_BELOW = 2   /* units a thread, below which units are split: at most 1 MiB of states a thread */
+    STATE_ARRAYS = 5,     /* mean, mean_lo, m2, m2_lo, scale */
+    CORE_CACHE = 1 << 20, /* bytes of a core's own cache, about */
+    SPLIT_BELOW = 2       /* units a thread, below which units are split: at most 660 KB of states a thread */
 };
 
 typedef struct {
@@ -35,16 +37,22 @@ static wn_job make_job(const wn_problem *p) {
     job.y_size = dtype_bytes[p->y_dtype];
     job.compute_f64 = p->x_dtype == WN_f64;
     job.compute_size = job.compute_f64 ? sizeof(double) : sizeof(float);
+    bool is_x = p->y_dtype == p->x_dtype, is_compute = p->y_dtype == (job.compute_f64 ? WN_f64 : WN_f32);
+    if (p->scale) job.y_size = 1;
     job.direct_x = is_contiguous(&p->inner, last ? last->x_stride : 0, job.x_size);
     job.direct_y =
-        p->x_dtype == p->y_dtype && is_contiguous(&p->inner, last ? last->y_stride : 0, job.y_size);
+        !p->scale && (is_x || is_compute) && is_contiguous(&p->inner, last ? last->y_stride : 0, job.y_size);
+    job.to_compute = !job.direct_y || !is_x;
     job.inner_affine = last && last->affine_stride != 0;
+    for (int d = 0; d < p->reduced.ndim; d++)
+        job.rows_affine |= job.inner_affine && p->reduced.axis[d].affine_stride != 0;
+    job.adds = p->augend != NULL;
     return job;
 }
 
 static size_t problem_bytes(const wn_problem *p, const wn_job *job) {
     size_t elements = (size_t)(p->outer.count * p->reduced.count * p->inner.count);
-    return elements * (job->x_size + (p->y ? job->y_size : 0));
+    return elements * (job->x_size * (p->augend ? 3 : 1) + (p->y ? job->y_size : 0));
 }
 
 /* A unit's or a part's state in memory: the count, then an array per statistic. */
@@ -53,7 +61,8 @@ static size_t state_doubles(const wn_job *job) { return 1 + STATE_ARRAYS * job->
 static wn_unit_state state_at(const wn_job *job, double *memory) {
     size_t columns = job->unit_columns;
     double *arrays = memory + 1;
-    return (wn_unit_state){memory, {arrays, arrays + columns, arrays + 2 * columns}, arrays + 3 * columns};
+    return (wn_unit_state){
+        memory, {arrays, arrays + columns, arrays + 2 * columns, arrays + 3 * columns}, arrays + 4 * columns};
 }
 
 static wn_unit_state part_state(const wn_call *call, size_t unit, size_t part) {
@@ -80,25 +89,26 @@ static wn_unit_state given_state(const wn_call *call, int thread, size_t unit) {
         double mean = p->given_mean[first + c];
         double scale =
             fabs(mean) > 0x1p960 ? 0.25 : 1.0; /* or x - mean could leave the range where y does not */
-        state.states.mean[c] = mean * scale;
-        state.states.mean_lo[c] = 0.0;
-        state.states.m2[c] = p->given_var[first + c] * scale * scale;
+        wn_put_state(&state.states, c,
+                     &(wn_state){.mean = mean * scale, .m2 = p->given_var[first + c] * scale * scale});
         state.scale[c] = scale;
     }
     return state;
 }
 
-/* The unit's statistics are merged: bring them into range, and hand them out if they are asked for. */
+/* The unit's parts are merged: make its statistics final, and hand them out if they are asked for. */
 static void settle(const wn_call *call, int thread, size_t unit, wn_unit_state *state) {
     const wn_problem *p = call->job.problem;
     size_t count, first = call->ops->first_statistic(&call->job, unit, &count);
-    call->ops->rescale(&call->job, unit, thread_scratch(call, thread), state);
-    if (!p->mean) return;
+    if (!p->exact) call->ops->settle(&call->job, unit, thread_scratch(call, thread), state);
+    if (!p->states.mean) return;
     for (size_t c = 0; c < count; c++) {
         double scale = state->scale[c];
-        p->mean[first + c] = state->states.mean[c] / scale;
-        p->mean_lo[first + c] = state->states.mean_lo[c] / scale;
-        p->m2[first + c] = state->states.m2[c] / scale / scale;
+        wn_state s = wn_get_state(state, c);
+        s = (wn_state){s.count, s.mean / scale, s.mean_lo / scale, s.m2 / scale / scale,
+                       s.m2_lo / scale / scale};
+        wn_put_state(&p->states, first + c, &s);
+        p->count[first + c] = s.count;
     }
 }
 
@@ -118,8 +128,13 @@ static void unit_body(void *context, int thread, int thread_count) {
         settle(call, thread, unit, &total);
         if (!job->problem->y) continue;
         call->ops->finish(job, unit, scratch, &total);
+        if (job->problem->scale) {
+            wn_quantize_unit(job, unit, scratch);
+            continue;
+        }
         for (size_t part = 0; part < job->parts; part++) call->ops->part_apply(job, unit, part, scratch);
     }
+    if (job->stream) job->kernels->stream_end();
 }
 
 /* Two sweeps, for fewer units than keep the threads busy: parts' statistics, their merge, parts' apply. */
@@ -161,30 +176,37 @@ static void apply_body(void *context, int thread, int thread_count) {
         }
         call->ops->part_apply(job, unit, item % job->parts, scratch);
     }
+    if (job->stream) job->kernels->stream_end();
 }
 
-/* Rows of one block each, contiguous: the ordinary layer norm. The kernel takes many rows a call and needs
- * no memory. */
+/* Rows of one block each, contiguous: the ordinary layer, RMS and instance norm. The kernel takes many rows a
+ * call and needs no memory. */
 static bool is_rows(const wn_job *job) {
     const wn_problem *p = job->problem;
-    bool affine_fits =
-        (!p->weight && !p->bias) || (job->inner_affine && !(p->outer.ndim && p->outer.axis->affine_stride));
-    return p->pattern == WN_RUN && p->y && !p->given_mean && !p->mean && p->outer.ndim <= 1 &&
-           p->reduced.count == 1 && p->inner.count <= WN_BLOCK && job->direct_x && job->direct_y &&
-           affine_fits;
+    return p->pattern == WN_RUN && p->y && !p->given_mean && !p->states.mean && !p->mask && !p->scale &&
+           p->reduced.count == 1 && p->inner.count <= WN_BLOCK && job->direct_x && job->direct_y;
 }
 
 static void rows_body(void *context, int thread, int thread_count) {
     const wn_job *job = context;
     const wn_problem *p = job->problem;
-    size_t row, end;
-    for (wn_split((size_t)p->outer.count, thread, thread_count, &row, &end); row < end; row++) {
-        const wn_axis none = {1, 0, 0, 0}, *outer = p->outer.ndim ? p->outer.axis : &none;
-        row += job->kernels->norm_run((const char *)p->x + (ptrdiff_t)row * outer->x_stride, outer->x_stride,
-                                      (char *)p->y + (ptrdiff_t)row * outer->y_stride, outer->y_stride,
-                                      end - row, (size_t)p->inner.count, p->weight, p->bias, p->eps);
-        if (row < end) wn_run_one_unit(job, row);
+    const wn_axis none = {1, 0, 0, 0, 0}, *last = p->outer.ndim ? &p->outer.axis[p->outer.ndim - 1] : &none;
+    size_t n = (size_t)p->inner.count, length = (size_t)last->count, row, end;
+    wn_split((size_t)p->outer.count, thread, thread_count, &row, &end);
+    for (size_t added = row; row < end;) {
+        wn_offset at = wn_locate(&p->outer, row);
+        size_t count = wn_min(end - row, length - row % length);
+        if (job->adds) /* as many as stay in L1 until they are normalised */
+            for (count = wn_min(count, wn_ceil_div(WN_BLOCK, n)); added < row + count; added++)
+                wn_add_elements(job, at.x + (ptrdiff_t)(added - row) * last->x_stride, n);
+        wn_affine affine = wn_affine_at(job, at.affine);
+        size_t done = job->kernels->norm_run((const char *)p->x + at.x, last->x_stride, (char *)p->y + at.y,
+                                             last->y_stride, count, n, &affine, last->affine_stride, p->eps,
+                                             p->centred);
+        row += done;
+        if (done < count) wn_run_one_unit(job, row++);
     }
+    if (job->stream) job->kernels->stream_end();
 }
 
 static wn_status run_units(wn_call *call, int threads, bool split) {
@@ -209,26 +231,42 @@ static wn_status run_units(wn_call *call, int threads, bool split) {
     return WN_OK;
 }
 
+/* Ordinary stores read each line before they write it, and drive what is read next out of the cache. Past the
+ * cache they go where the data is more than fits, and whole lines of y are written that nothing reads: y is
+ * not x. In the pattern cols, rows must lie alike to their lines. */
+static bool is_streamed(const wn_job *job, size_t bytes) {
+    const wn_problem *p = job->problem;
+    if (!p->y || p->y == p->x || !job->direct_y || job->to_compute || bytes <= wn_cache_bytes()) return false;
+    if ((uintptr_t)p->y % job->y_size != 0) return false;
+    bool alike = true;
+    for (int d = 0; d < p->reduced.ndim; d++) alike &= p->reduced.axis[d].y_stride % 64 == 0;
+    for (int d = 0; d < p->outer.ndim; d++) alike &= p->outer.axis[d].y_stride % (int64_t)job->y_size == 0;
+    return p->pattern == WN_RUN || alike;
+}
+
 wn_status wn_run(const wn_problem *p) {
     wn_call call = {.job = make_job(p), .ops = p->pattern == WN_RUN ? &wn_run_ops : &wn_cols_ops};
     wn_job *job = &call.job;
     size_t bytes = problem_bytes(p, job);
+    job->fetch = bytes > CORE_CACHE;
+    job->stream = is_streamed(job, bytes);
     if (is_rows(job)) {
         wn_parallel(wn_threads_for(bytes, (size_t)p->outer.count), rows_body, job);
         return WN_OK;
     }
     int threads = wn_threads_for(bytes, SIZE_MAX);
     call.ops->cut(job, (size_t)threads);
-    bool split = job->parts > 1 && (p->given_mean || job->units < SPLIT_BELOW * (size_t)threads);
+    bool split = job->parts > 1 && !p->scale && (p->given_mean || job->units < SPLIT_BELOW * (size_t)threads);
     size_t items = split ? job->units * job->parts : job->units;
     if ((size_t)threads > items) threads = (int)items;
     return run_units(&call, threads, split && threads > 1);
 }
 
-wn_status wn_layer_norm(wn_dtype dtype, const void *x, void *y, size_t row_count, size_t n,
-                        const void *weight, const void *bias, double eps) {
+wn_status wn_norm_rows(wn_dtype dtype, const void *augend, const void *addend, const void *x, void *y,
+                       size_t row_count, size_t n, const void *weight, const void *bias, double eps,
+                       int centred, wn_activation activation) {
     int64_t size = (int64_t)dtype_bytes[dtype], row = (int64_t)n * size;
-    const wn_axis outer = {(int64_t)row_count, row, row, 0}, inner = {(int64_t)n, size, size, 1};
+    const wn_axis outer = {(int64_t)row_count, row, row, 0, 0}, inner = {(int64_t)n, size, size, 1, 0};
     const wn_problem problem = {
         .pattern = WN_RUN,
         .x_dtype = dtype,
@@ -236,11 +274,16 @@ wn_status wn_layer_norm(wn_dtype dtype, const void *x, void *y, size_t row_count
         .outer = {&outer, 1, outer.count},
         .reduced = {NULL, 0, 1},
         .inner = {&inner, 1, inner.count},
+        .group = 1,
+        .centred = centred,
         .x = x,
         .y = y,
         .weight = weight,
         .bias = bias,
+        .activation = activation,
         .eps = eps,
+        .augend = augend,
+        .addend = addend,
     };
     return wn_run(&problem);
 }

@@ -7,7 +7,10 @@
 
 /* As the kernel apply_run; norm may have a scale other than 1. */
 void wn_wide_apply(const wn_job *job, const void *x, void *y, size_t n, const wn_norm *norm,
-                   const void *weight, const void *bias, int affine_step);
+                   const wn_affine *affine);
+
+/* One element at any address, rounded to its dtype. */
+void wn_store(void *to, wn_dtype dtype, double value);
 
 bool wn_is_wide(const wn_job *job, const wn_norm *norm, double m2, double eps);
 

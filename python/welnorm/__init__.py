@@ -18,28 +18,51 @@ How the layers call each other, one way and downwards only::
 from ._backends import available_backends, backend, get_backend, set_backend
 from ._config import show_config
 from ._isa import available_isas
+from ._memory import aligned_empty, from_blocked, to_blocked
 from ._moments import Moments, mean_var, moments
 from ._threads import get_num_threads, num_threads, set_num_threads
-from .functional import batch_norm, layer_norm
-from .layers import BatchNorm, LayerNorm
+from .functional import (
+    add_layer_norm,
+    add_rms_norm,
+    batch_norm,
+    fold_batch_norm,
+    group_norm,
+    layer_norm,
+    layer_norm_int8,
+    rms_norm,
+    rms_norm_int8,
+)
+from .layers import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BatchNorm",
+    "GroupNorm",
     "LayerNorm",
     "Moments",
+    "RMSNorm",
+    "add_layer_norm",
+    "add_rms_norm",
+    "aligned_empty",
     "available_backends",
     "available_isas",
     "backend",
     "batch_norm",
+    "fold_batch_norm",
+    "from_blocked",
     "get_backend",
     "get_num_threads",
+    "group_norm",
     "layer_norm",
+    "layer_norm_int8",
     "mean_var",
     "moments",
     "num_threads",
+    "rms_norm",
+    "rms_norm_int8",
     "set_backend",
     "set_num_threads",
     "show_config",
+    "to_blocked",
 ]

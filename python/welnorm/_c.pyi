@@ -3,14 +3,37 @@ from typing import Any
 from numpy.typing import NDArray
 
 def set_fast_lane(is_open: bool) -> None: ...
-def layer_norm(
-    x: object, weight: object, bias: object, axis: object, eps: object, out: object, dtype: object
+def set_bfloat16(typenum: int) -> None: ...
+def set_activations(names: tuple[str | None, ...]) -> None: ...
+def norm_rows(
+    x: object,
+    weight: object,
+    bias: object,
+    axis: object,
+    eps: object,
+    activation: object,
+    out: object,
+    dtype: object,
+    centred: bool,
 ) -> NDArray[Any] | None: ...
+def add_norm_rows(
+    x: object,
+    residual: object,
+    weight: object,
+    bias: object,
+    axis: object,
+    eps: object,
+    out: object,
+    sum_out: object,
+    dtype: object,
+    centred: bool,
+) -> tuple[NDArray[Any], NDArray[Any]] | None: ...
 def run(
     pattern: str,
     outer: int,
     reduced: int,
     inner: int,
+    group: int,
     axes: NDArray[Any],
     x_dtype: int,
     y_dtype: int,
@@ -19,12 +42,17 @@ def run(
     weight: NDArray[Any] | None,
     bias: NDArray[Any] | None,
     eps: float,
-    given_mean: NDArray[Any] | None,
-    given_var: NDArray[Any] | None,
-    mean: NDArray[Any] | None,
-    mean_lo: NDArray[Any] | None,
-    m2: NDArray[Any] | None,
+    centred: bool,
+    activation: int,
+    mask: NDArray[Any] | None,
+    addends: tuple[NDArray[Any], NDArray[Any]] | None,
+    scale: NDArray[Any] | None,
+    scale_is_given: bool,
+    given: tuple[NDArray[Any], NDArray[Any]] | None,
+    state: tuple[NDArray[Any], ...] | None,
+    exact: bool,
 ) -> None: ...
+def move_blocked(plain: NDArray[Any], blocked: NDArray[Any], into_blocks: bool) -> None: ...
 def copy(dst: NDArray[Any], src: NDArray[Any], nontemporal: bool = False) -> None: ...
 def usable_isas() -> tuple[str, ...]: ...
 def built_isas() -> tuple[str, ...]: ...

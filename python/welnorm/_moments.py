@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _backends, _dtypes
-from ._problem import check_axes, check_number, statistics_shape
+from ._problem import State, check_axes, check_mask, check_number, statistics_shape
 
 __all__ = ["Moments", "mean_var", "moments"]
 
@@ -24,8 +24,9 @@ class Moments:
     """Count, mean and sum of squared deviations (M2) of many sets of numbers, in float64.
 
     States of parts of the data merge into the state of the whole: batches of a stream, blocks of a file, the
-    workers of a cluster. Make one with `moments`, or from an array that another process sent with
-    `from_array`.
+    workers of a cluster. However the data is grouped, mean and variance agree to 2 units in the last place
+    with those of one pass over all of it (for a mean that cancels: of the standard deviation). Make one with
+    `moments`, or from an array that another process sent with `from_array`.
 
     References
     ----------
@@ -48,47 +49,44 @@ class Moments:
     True
     """
 
-    __slots__ = ("_axis", "_count", "_m2", "_mean", "_mean_lo")
+    __slots__ = ("_axis", "_state")
     __hash__ = None  # type: ignore[assignment]
 
     _axis: Axes
-    _count: Float
-    # The mean is the pair _mean + _mean_lo: merging rounds to float64 only where a value leaves the object.
-    _mean: Float
-    _mean_lo: Float
-    _m2: Float
+    # mean and m2 are pairs there: merging rounds to float64 only where a value leaves the object.
+    _state: State
 
     def __init__(self) -> None:
         raise TypeError("make Moments with welnorm.moments(x, axis) or Moments.from_array(array)")
 
     @classmethod
-    def _make(cls, axis: Axes, count: Float, mean: Float, mean_lo: Float, m2: Float) -> Moments:
+    def _make(cls, axis: Axes, *state: Float) -> Moments:
         self = cls.__new__(cls)
-        self._axis = axis
-        self._count, self._mean, self._mean_lo, self._m2 = count, mean, mean_lo, m2
+        self._axis, self._state = axis, State(*state)
         return self
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the statistics: that of the data without the axes they are taken over."""
-        return self._mean.shape
+        return self._state.mean.shape
 
     @property
     def count(self) -> Any:
         """How many values each statistic is of: an int, or an int64 array where that differs."""
-        counts = self._count.astype(np.int64)
+        counts = self._state.count.astype(np.int64)
         first = int(counts.flat[0]) if counts.size else 0
         return first if np.all(counts == first) else counts
 
     @property
     def mean(self) -> Any:
         """Mean: float64 of `shape`; NaN where the count is 0."""
-        return np.where(self._count > 0, self._mean + self._mean_lo, np.nan)[()]
+        state = self._state
+        return np.where(state.count > 0, state.mean + state.mean_lo, np.nan)[()]
 
     @property
     def m2(self) -> Any:
         """Sum of squared deviations from the mean: float64 of `shape`."""
-        return self._m2.copy()[()]
+        return (self._state.m2 + self._state.m2_lo)[()]
 
     def var(self, ddof: int = 0) -> Any:
         """Variance, ``m2 / (count - ddof)``.
@@ -103,21 +101,23 @@ class Moments:
         float64 or ndarray of float64, of `shape`
             NaN where ``count <= ddof``.
         """
-        degrees = self._count - check_number(ddof, "ddof")
+        degrees = self._state.count - check_number(ddof, "ddof")
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(degrees > 0, self._m2 / degrees, np.nan)[()]
+            return np.where(degrees > 0, self.m2 / degrees, np.nan)[()]
 
     def std(self, ddof: int = 0) -> Any:
         """Standard deviation, the square root of `var`."""
         return np.sqrt(self.var(ddof))
 
-    def update(self, batch: ArrayLike) -> Moments:
+    def update(self, batch: ArrayLike, *, mask: ArrayLike | None = None) -> Moments:
         """Take in more data, in place.
 
         Parameters
         ----------
         batch : array_like
             Reduced over the axes of the `moments` call that made this object; what is left must have `shape`.
+        mask : array_like of bool, optional
+            Which values count, as in `moments`.
 
         Returns
         -------
@@ -129,7 +129,7 @@ class Moments:
                 "these Moments came from an array and know no axes: merge moments(batch, axis) instead"
             )
         axis = cast("int | tuple[int, ...] | None", self._axis)
-        state = moments(_dtypes.as_float_array(batch, "batch"), axis)
+        state = moments(_dtypes.as_float_array(batch, "batch"), axis, mask=mask)
         if state.shape != self.shape:
             raise ValueError(f"batch has statistics of shape {state.shape}, but must have {self.shape}")
         return self.merge(state)
@@ -151,21 +151,7 @@ class Moments:
             raise TypeError(f"other must be Moments, got {type(other).__name__}")
         if other.shape != self.shape:
             raise ValueError(f"other has shape {other.shape}, but must have shape {self.shape}")
-        count = self._count + other._count
-        with np.errstate(all="ignore"):
-            share = np.where(count > 0, other._count / count, 0.0)
-            delta = (other._mean - self._mean) + (other._mean_lo - self._mean_lo)
-            m2 = self._m2 + other._m2 + delta * delta * (self._count * share)
-            mean, error = _two_sum(self._mean, delta * share)
-            mean, mean_lo = _two_sum(mean, self._mean_lo + error)
-            mean = np.where(np.isfinite(delta), mean, self._mean + other._mean)
-        # an empty side adds nothing, not even the rounding of an addition
-        for empty, full in ((self, other), (other, self)):
-            alone = empty._count == 0
-            mean = np.where(alone, full._mean, mean)
-            mean_lo = np.where(alone, full._mean_lo, mean_lo)
-            m2 = np.where(alone, full._m2, m2)
-        self._count, self._mean, self._mean_lo, self._m2 = count, mean, mean_lo, m2
+        self._state = _merge(self._state, other._state)
         return self
 
     def __add__(self, other: object) -> Moments:
@@ -201,7 +187,7 @@ class Moments:
 
     def copy(self) -> Moments:
         """Return an independent copy."""
-        return Moments._make(self._axis, *(array.copy() for array in self._arrays()))
+        return Moments._make(self._axis, *(array.copy() for array in self._state))
 
     def to_array(self) -> Float:
         """Counts, means and M2 in one array: what crosses a process or a network.
@@ -211,7 +197,7 @@ class Moments:
         ndarray
             float64, of shape ``(3, *shape)``.
         """
-        return np.stack([self._count, self._mean + self._mean_lo, self._m2])
+        return np.stack(self._rounded())
 
     @staticmethod
     def from_array(array: ArrayLike) -> Moments:
@@ -225,7 +211,7 @@ class Moments:
         Returns
         -------
         Moments
-            It merges, but has no axes to `update` over.
+            Equal to the one that `to_array` was called on. It merges, but has no axes to `update` over.
         """
         value = _dtypes.as_float_array(array, "array").astype(np.float64)
         if value.ndim < 1 or value.shape[0] != 3:
@@ -235,20 +221,22 @@ class Moments:
             raise ValueError("array[0], the counts, must be whole numbers from 0 to 2**53")
         if np.any(m2 < 0):
             raise ValueError("array[2], the sums of squared deviations, must not be negative")
-        return Moments._make(_UNKNOWN, count, mean, np.zeros_like(mean), m2)
+        zeros = np.zeros_like(mean)
+        return Moments._make(_UNKNOWN, count, mean, zeros, m2, zeros)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Moments._make, (self._axis, *self._arrays()))
+        return (Moments._make, (self._axis, *self._state))
 
-    def _arrays(self) -> tuple[Float, Float, Float, Float]:
-        return self._count, self._mean, self._mean_lo, self._m2
+    def _rounded(self) -> tuple[Float, Float, Float]:
+        state = self._state
+        return state.count, state.mean + state.mean_lo, state.m2 + state.m2_lo
 
     def __eq__(self, other: object) -> bool:
+        """Equal counts, means and M2, as float64."""
         if not isinstance(other, Moments):
             return NotImplemented
-        return all(
-            np.array_equal(a, b, equal_nan=True) for a, b in zip(self._arrays(), other._arrays(), strict=True)
-        )
+        pairs = zip(self._rounded(), other._rounded(), strict=True)
+        return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
     def __repr__(self) -> str:
         return f"Moments(count={self.count}, shape={self.shape})"
@@ -262,18 +250,75 @@ def _two_sum(a: Float, b: Float) -> tuple[Float, Float]:
     return total, np.where(np.isfinite(total), error, 0.0)
 
 
-def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Moments:
+def _two_product(a: Float, b: Float) -> tuple[Float, Float]:
+    """a * b as a rounded product and its exact error (Dekker); no error where halves leave the range."""
+    product = a * b
+
+    def halves(value: Float) -> tuple[Float, Float]:
+        scaled = value * 134217729.0  # 2**27 + 1 (Veltkamp)
+        high = scaled - (scaled - value)
+        return high, value - high
+
+    (a_high, a_low), (b_high, b_low) = halves(a), halves(b)
+    error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+    return product, np.where(np.isfinite(error), error, 0.0)
+
+
+_Pair = tuple[Float, Float]  # an unevaluated sum of a float64 and what rounding it lost
+
+
+def _add(a: _Pair, b: _Pair) -> _Pair:
+    total, error = _two_sum(a[0], b[0])
+    return _two_sum(total, error + (a[1] + b[1]))
+
+
+def _multiply(a: _Pair, b: _Pair) -> _Pair:
+    product, error = _two_product(a[0], b[0])
+    return _two_sum(product, error + (a[0] * b[1] + a[1] * b[0]))
+
+
+def _divide(a: _Pair, b: Float) -> _Pair:
+    quotient = a[0] / b
+    product, error = _two_product(quotient, b)
+    return _two_sum(quotient, (((a[0] - product) - error) + a[1]) / b)
+
+
+def _merge(a: State, b: State) -> State:
+    """Chan's form of Welford's update for whole sets, in pairs of float64; see `wn_merge` in src/state.h."""
+    count = a.count + b.count
+    with np.errstate(all="ignore"):
+        safe = np.where(count > 0, count, 1.0)
+        delta = _add((b.mean, b.mean_lo), (-a.mean, -a.mean_lo))
+        step = _divide(_multiply(delta, (b.count, np.zeros_like(safe))), safe)
+        mean, mean_lo = _add((a.mean, a.mean_lo), step)
+        between = _multiply(_multiply(delta, (a.count, np.zeros_like(safe))), step)
+        m2, m2_lo = _add(_add((a.m2, a.m2_lo), (b.m2, b.m2_lo)), between)
+        finite = np.isfinite(delta[0])  # else there is inf in the data: inf + finite is inf
+        mean, mean_lo = np.where(finite, mean, a.mean + b.mean), np.where(finite, mean_lo, 0.0)
+    merged = State(count, mean, mean_lo, m2, m2_lo)
+    for empty, full in ((a, b), (b, a)):  # which adds nothing, not even rounding
+        alone = empty.count == 0
+        if np.any(alone):
+            merged = State(*(np.where(alone, x, y) for x, y in zip(full, merged, strict=True)))
+    return merged
+
+
+def moments(
+    x: ArrayLike, axis: int | tuple[int, ...] | None = None, *, mask: ArrayLike | None = None
+) -> Moments:
     """Count, mean and M2 of an array over the given axes, as a state that merges with others.
 
-    float32 data is summed in float64, and the mean is carried as a pair: the statistics are right to the
-    data's last digit at any offset, and have the same bits on any number of threads.
+    Sums are carried as pairs of float64: the statistics are right to float64's last digit at any offset of
+    the data, and have the same bits on any number of threads.
 
     Parameters
     ----------
     x : array_like
-        float32 or float64, any strides; bool and integers are promoted to float64.
+        float16, bfloat16, float32 or float64, any strides; bool and integers are promoted to float64.
     axis : int or tuple of int, optional
         The axes to reduce over; all of them if not given.
+    mask : array_like of bool, optional
+        Which values count: of x's shape, or broadcastable to it.
 
     Returns
     -------
@@ -282,7 +327,9 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Moments:
     Raises
     ------
     TypeError
-        If `x` has an unsupported dtype.
+        If `x` has an unsupported dtype or `mask` is not bool.
+    ValueError
+        If `mask` does not fit x.
     numpy.exceptions.AxisError
         If `axis` is out of range.
 
@@ -301,17 +348,21 @@ def moments(x: ArrayLike, axis: int | tuple[int, ...] | None = None) -> Moments:
     reduced = tuple(range(array.ndim)) if axis is None else check_axes(axis, array.ndim)
     axis = tuple(axis) if isinstance(axis, list) else axis  # update() will want it as it is now
     kept = tuple(length for a, length in enumerate(array.shape) if a not in reduced)
-    count = float(math.prod(array.shape[a] for a in reduced))
+    selected = None if mask is None else check_mask(mask, array.shape)
     if array.size == 0:
-        zeros = np.zeros(kept)
-        return Moments._make(axis, np.full(kept, count), zeros, zeros.copy(), zeros.copy())
-    state = _backends.active().moments(array, reduced)
-    mean, mean_lo, m2 = (np.asarray(value).reshape(kept) for value in state[1:])
-    return Moments._make(axis, np.full(kept, count), mean, mean_lo, m2)
+        count = float(math.prod(array.shape[a] for a in reduced))
+        return Moments._make(axis, np.full(kept, count), *np.zeros((4, *kept)))
+    state = _backends.active().moments(array, reduced, selected)
+    return Moments._make(axis, *(np.asarray(value).reshape(kept) for value in state))
 
 
 def mean_var(
-    x: ArrayLike, axis: int | tuple[int, ...] | None = None, *, ddof: int = 0, keepdims: bool = False
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None = None,
+    *,
+    ddof: int = 0,
+    keepdims: bool = False,
+    mask: ArrayLike | None = None,
 ) -> tuple[Any, Any]:
     """Mean and variance over the given axes, in one pass.
 
@@ -320,13 +371,15 @@ def mean_var(
     Parameters
     ----------
     x : array_like
-        float32 or float64, any strides; bool and integers are promoted to float64.
+        float16, bfloat16, float32 or float64, any strides; bool and integers are promoted to float64.
     axis : int or tuple of int, optional
         The axes to reduce over; all of them if not given.
     ddof : int, default 0
         The variance is the sum of squared deviations over ``count - ddof``.
     keepdims : bool, default False
         Leave the reduced axes in the results, with length 1.
+    mask : array_like of bool, optional
+        Which values count: of x's shape, or broadcastable to it.
 
     Returns
     -------
@@ -336,7 +389,9 @@ def mean_var(
     Raises
     ------
     TypeError
-        If `x` has an unsupported dtype.
+        If `x` has an unsupported dtype or `mask` is not bool.
+    ValueError
+        If `mask` does not fit x.
     numpy.exceptions.AxisError
         If `axis` is out of range.
 
@@ -352,7 +407,7 @@ def mean_var(
     (40001.5, 1.25)
     """
     array = _dtypes.as_float_array(x, "x")
-    state = moments(array, axis)
+    state = moments(array, axis, mask=mask)
     reduced = tuple(range(array.ndim)) if axis is None else check_axes(axis, array.ndim)
     shape = statistics_shape(array.shape, reduced) if keepdims else state.shape
     with np.errstate(over="ignore"):

@@ -3,17 +3,23 @@
 `Problem` says what is to be computed, axis by axis, and is all a backend is given. `layout` brings it into
 the form of the compiled drivers (src/welnorm.h): one of two access patterns over three groups of axes.
 
-=================================  =========  ==================  ================
-norm                               pattern    statistics per      affine per
-=================================  =========  ==================  ================
-layer norm, trailing axes          ``run``    row                 element of the row
-batch norm, channels first         ``run``    channel             channel
-batch norm, channels last, (N, C)  ``cols``   column              column
-layer norm over a middle axis      ``cols``   (sample, position)  row
-=================================  =========  ==================  ================
+=======================================  =========  ==================  ================
+norm                                     pattern    statistics per      affine per
+=======================================  =========  ==================  ================
+layer norm, RMS norm, trailing axes      ``run``    row                 element of the row
+instance norm, channels first            ``run``    (sample, channel)   row
+group norm, channels first               ``run``    (sample, group)     segment
+group norm, channels last                ``run``    (sample, group)     element of a segment
+batch norm, channels first               ``run``    channel             channel
+batch norm, channels last, (N, C)        ``cols``   column              column
+batch norm, channel-blocked              ``cols``   column of a block   column
+instance norm, channels last             ``cols``   (sample, column)    column
+layer norm, RMS norm over a middle axis  ``cols``   (sample, position)  row
+=======================================  =========  ==================  ================
 
 Which pattern a call takes depends on shape and axes alone, never on strides, and so does the order of every
-summation: an array gives the same bits however it lies in memory.
+summation: an array gives the same bits however it lies in memory. (A mask of `moments` that differs from
+column to column makes a run of each.)
 """
 
 from __future__ import annotations
@@ -35,19 +41,20 @@ Array = NDArray[Any]
 class State(NamedTuple):
     """Welford states of many sets of numbers: what `Moments` holds and backends return.
 
-    `mean + mean_lo` is the mean, more precise than one float64; `m2` is the sum of squared deviations.
-    The arrays are float64 and have x's dimensions, with length 1 on the axes reduced over.
+    `mean + mean_lo` is the mean, more precise than one float64, and `m2 + m2_lo` the sum of squared
+    deviations. The arrays are float64 and have x's dimensions, with length 1 on the axes reduced over.
     """
 
-    count: float  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
+    count: Array  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     mean: Array
     mean_lo: Array
     m2: Array
+    m2_lo: Array
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One call, checked: ``out = (x - mean) / sqrt(var + eps) * weight + bias``.
+    """One call, checked: ``out = activation((x - mean) / sqrt(var + eps) * weight + bias)``.
 
     Attributes
     ----------
@@ -62,6 +69,20 @@ class Problem:
     weight, bias : ndarray or None
         C-contiguous, of x's compute type and number of dimensions, of length 1 but on `affine`.
     eps : float
+    centred : bool
+        Whether the mean is taken off. If not (RMS norm), it counts as 0 and var is the mean of squares.
+    activation : str or None
+        One of `ACTIVATIONS`.
+    mask : ndarray of bool or None
+        Of x's shape. What is False enters no statistic and comes out as 0.
+    addends : pair of ndarray, or None
+        x has yet to be written: it is their sum, rounded to x's dtype. They have x's shape and dtype and
+        are x itself or share no memory with it.
+    scale : ndarray of float32, or None
+        Of `statistics_shape`, with `out` of int8: ``out = clip(rint(y / scale), -127, 127)``, y in x's
+        compute type; 0 where y is NaN. Such a problem has neither a mask nor an activation.
+    scale_is_given : bool
+        If not, the scale is written too: the largest magnitude of y over 127, or 1 where that is 0.
     """
 
     x: Array
@@ -71,11 +92,21 @@ class Problem:
     weight: Array | None
     bias: Array | None
     eps: float
+    centred: bool = True
+    activation: str | None = None
+    mask: Array | None = None
+    addends: tuple[Array, Array] | None = None
+    scale: Array | None = None
+    scale_is_given: bool = False
 
     @property
     def statistics_shape(self) -> tuple[int, ...]:
         """x's shape with length 1 on the reduced axes."""
         return statistics_shape(self.x.shape, self.reduced)
+
+
+#: In the order of enum wn_activation (src/state.h).
+ACTIVATIONS = (None, "relu", "silu", "gelu", "gelu_tanh")
 
 
 def statistics_shape(shape: tuple[int, ...], reduced: tuple[int, ...]) -> tuple[int, ...]:
@@ -91,11 +122,13 @@ def make_problem(
     reduced: tuple[int, ...],
     affine: tuple[int, ...],
     eps: float,
-    out: Any,
-    dtype: DTypeLike | None,
+    out: Array,
+    centred: bool = True,
+    activation: Any = None,
 ) -> Problem:
-    """Check the arguments that all norms share and allocate what is missing. x is an array already."""
+    """Check the arguments that all norms share. x is an array already, and `check_out` has seen `out`."""
     eps = check_eps(eps)
+    check_activation(activation)
     compute = _dtypes.COMPUTE[x.dtype]
     affine_shape = tuple(x.shape[axis] for axis in affine)
     broadcast = tuple(length if axis in affine else 1 for axis, length in enumerate(x.shape))
@@ -103,8 +136,14 @@ def make_problem(
         weight = check_parameter(weight, "weight", affine_shape, compute).reshape(broadcast)
     if bias is not None:
         bias = check_parameter(bias, "bias", affine_shape, compute).reshape(broadcast)
-    out = check_out(out, x, dtype)
-    return Problem(x, out, reduced, affine, weight, bias, eps)
+    return Problem(x, out, reduced, affine, weight, bias, eps, centred, activation)
+
+
+def check_activation(activation: Any) -> None:
+    """Check the name of an activation."""
+    if not (activation is None or isinstance(activation, str)) or activation not in ACTIVATIONS:
+        names = ", ".join(map(repr, ACTIVATIONS))
+        raise ValueError(f"activation is {activation!r}, but must be one of {names}")
 
 
 def check_axes(axis: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
@@ -148,21 +187,38 @@ def check_parameter(value: Any, name: str, shape: tuple[int, ...], compute: np.d
         return np.require(array, compute, ("C", "A"))
 
 
-def check_out(out: Any, x: Array, dtype: DTypeLike | None) -> Array:
+def check_mask(mask: Any, shape: tuple[int, ...], without: tuple[int, ...] = ()) -> Array:
+    """`mask` broadcast to `shape`, of which it lacks the axes `without`."""
+    try:
+        array = np.asarray(mask)
+    except ValueError as error:  # ragged lists
+        raise ValueError(f"mask does not make an array: {error}") from None
+    if array.dtype != np.bool_:
+        raise TypeError(f"mask has dtype {array.dtype}, but must be bool")
+    own_shape = tuple(length for axis, length in enumerate(shape) if axis not in without)
+    try:
+        return np.broadcast_to(np.expand_dims(np.broadcast_to(array, own_shape), without), shape)
+    except ValueError:
+        raise ValueError(
+            f"mask has shape {array.shape}, but must have shape {own_shape} or broadcast to it"
+        ) from None
+
+
+def check_out(out: Any, x: Array, dtype: DTypeLike | None, name: str = "out") -> Array:
     """The array to write into: `out` after checks, or a new one."""
     wanted = x.dtype if dtype is None else _dtypes.as_output_dtype(dtype)
     if out is None:
         return np.empty_like(x, dtype=wanted, order="C", subok=False)
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+        raise TypeError(f"{name} must be a numpy.ndarray, got {type(out).__name__}")
     if out.dtype != wanted or not out.dtype.isnative:
-        raise TypeError(f"out has dtype {out.dtype}, but must have dtype {wanted}")
+        raise TypeError(f"{name} has dtype {out.dtype}, but must have dtype {wanted}")
     if out.shape != x.shape:
-        raise ValueError(f"out has shape {out.shape}, but must have x's shape {x.shape}")
+        raise ValueError(f"{name} has shape {out.shape}, but must have x's shape {x.shape}")
     if not out.flags.writeable:
-        raise ValueError("out is read-only")
+        raise ValueError(f"{name} is read-only")
     if out.size and _overlaps_itself(out):
-        raise ValueError("out has elements that share memory with each other")
+        raise ValueError(f"{name} has elements that share memory with each other")
     return out
 
 
@@ -188,13 +244,15 @@ def same_memory(a: Array, b: Array) -> bool:
 
 def overlaps_inputs(problem: Problem) -> bool:
     """Whether writing `out` could change an input that is still to be read."""
-    x, out = problem.x, problem.out
-    if not same_memory(x, out) and _share_memory(x, out):
+    out = problem.out
+    wholes = (problem.x, *(problem.addends or ()))
+    if any(not same_memory(a, out) and share_memory(a, out) for a in wholes):
         return True
-    return any(p is not None and _share_memory(p, out) for p in (problem.weight, problem.bias))
+    return any(p is not None and share_memory(p, out) for p in (problem.weight, problem.bias, problem.mask))
 
 
-def _share_memory(a: Array, b: Array) -> bool:
+def share_memory(a: Array, b: Array) -> bool:
+    """Whether the arrays have memory in common, or it is too hard to tell."""
     if not np.may_share_memory(a, b):  # cheap, and nearly always enough
         return False
     try:
@@ -206,20 +264,38 @@ def _share_memory(a: Array, b: Array) -> bool:
 class Layout(NamedTuple):
     """A problem in the form of the compiled drivers: see `wn_problem` in src/welnorm.h.
 
-    `axes` has a row per axis: length, strides of x and out in bytes, stride of weight and bias in
-    elements; first the `outer` axes, then the `reduced`, then the inner ones.
+    In the pattern ``cols``, `group` adjacent columns share a statistic, 1 if each has its own. `axes` has a
+    row per axis: length, strides of x and out in bytes, of weight and bias in elements, of the mask in bytes;
+    first the `outer` axes, then the `reduced`, then the inner ones.
     """
 
     pattern: Literal["run", "cols"]
     outer: int
     reduced: int
     inner: int
+    group: int
     axes: NDArray[np.int64]
 
 
-def layout(x: Array, out: Array, reduced: tuple[int, ...], affine: tuple[int, ...]) -> Layout:
-    """Group the axes of a problem that is not empty. Adjacent axes that lie so in memory become one."""
-    return _layout(x.shape, x.strides, out.strides, reduced, affine)
+def layout(
+    x: Array,
+    out: Array,
+    reduced: tuple[int, ...],
+    affine: tuple[int, ...],
+    mask: Array | None = None,
+    *,
+    group_columns: bool = False,
+) -> Layout:
+    """Group the axes of a problem that is not empty. Adjacent axes that lie so in memory become one.
+
+    With `group_columns`, a statistic over short segments with axes before them (group norm, channels last)
+    becomes one over groups of columns; else `group` is always 1.
+    """
+    mask_strides = None if mask is None else mask.strides
+    return _layout(x.shape, x.strides, out.strides, mask_strides, reduced, affine, group_columns)
+
+
+_MAX_GROUP = 64  # columns: WN_TILE in src/job.h
 
 
 # Cached: a pipeline makes the same few calls again and again, and this takes longer than a small kernel.
@@ -228,9 +304,12 @@ def _layout(
     shape: tuple[int, ...],
     x_strides: tuple[int, ...],
     out_strides: tuple[int, ...],
+    mask_strides: tuple[int, ...] | None,
     reduced: tuple[int, ...],
     affine: tuple[int, ...],
+    group_columns: bool,
 ) -> Layout:
+    mask_strides = mask_strides or (0,) * len(shape)
     affine_stride = dict.fromkeys(range(len(shape)), 0)
     stride = 1
     for axis in reversed(affine):
@@ -249,21 +328,33 @@ def _layout(
     while axes and (not inner or kind(axes[-1]) == kind(inner[0])):
         inner.insert(0, axes.pop())
     is_run = not inner or inner[0] in reduced
+    group = 1
+    before = [axis for axis in axes if axis in reduced]
+    if group_columns and is_run and before and before[-1] not in affine and inner and inner[0] in affine:
+        columns = math.prod(shape[axis] for axis in inner)
+        if columns <= _MAX_GROUP and axes[-1] in (before[-1], *affine):
+            is_run, group = False, columns
+            if axes[-1] not in reduced:  # it holds the groups
+                inner.insert(0, axes.pop())
     rows = [axis for axis in axes if axis in reduced]
     outer = [axis for axis in axes if axis not in reduced]
+    if not is_run and any(mask_strides[axis] for axis in inner):  # each column selects rows of its own
+        is_run, outer, inner = True, outer + inner, [rows.pop()] if rows else []
 
-    def group(members: list[int]) -> list[tuple[int, int, int, int]]:
-        merged: list[tuple[int, int, int, int]] = []
+    def merge(members: list[int]) -> list[tuple[int, ...]]:
+        merged: list[tuple[int, ...]] = []
         for axis in members:
             if shape[axis] == 1:
                 continue
-            new = (shape[axis], x_strides[axis], out_strides[axis], affine_stride[axis])
+            strides = x_strides[axis], out_strides[axis], affine_stride[axis], mask_strides[axis]
+            new = (shape[axis], *strides)
             if merged and all(a == b * new[0] for a, b in zip(merged[-1][1:], new[1:], strict=True)):
                 new = (merged.pop()[0] * new[0], *new[1:])
             merged.append(new)
         return merged
 
-    groups = [group(outer), group(rows), group(inner)]
-    table = np.array([axis for members in groups for axis in members], dtype=np.int64).reshape(-1, 4)
+    groups = [merge(outer), merge(rows), merge(inner)]
+    table = np.array([axis for members in groups for axis in members], dtype=np.int64).reshape(-1, 5)
     table.flags.writeable = False
-    return Layout("run" if is_run else "cols", len(groups[0]), len(groups[1]), len(groups[2]), table)
+    pattern: Literal["run", "cols"] = "run" if is_run else "cols"
+    return Layout(pattern, len(groups[0]), len(groups[1]), len(groups[2]), group, table)

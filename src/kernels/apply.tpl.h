@@ -26,58 +26,126 @@ static inline C FN(parameter)(const C *p) {
     return value;
 }
 
+/* What becomes of a vector, or of a part of one: `part` elements, 0 for all. */
+static ALWAYS_INLINE V FN(result)(const T *x, size_t part, const FN(norm_v) * norm, const wn_affine *affine,
+                                  V w, V b, int has_weight, int has_bias, int is_plain) {
+    V v = FN(normalize)(part ? V_LOAD_PART(x, part) : V_LOAD(x), norm);
+    v = has_bias ? V_FMA(v, w, b) : has_weight ? v * w : v;
+    if (!is_plain && affine->activation) v = ACTIVATE(v, affine->activation);
+    return v;
+}
+
 /* One combination of weight and bias, present or not, per element or not: the flags are constants at each
- * call, so each becomes a loop of its own. */
-static ALWAYS_INLINE void FN(apply_with)(const T *x, T *y, size_t n, const wn_norm *norm, const C *weight,
-                                         const C *bias, int has_weight, int has_bias, int vary) {
+ * call, so each becomes a loop of its own. Any activation and another type of result are one more. */
+static ALWAYS_INLINE void FN(apply_with)(const T *x, void *to, size_t n, const wn_norm *norm,
+                                         const wn_affine *affine, int has_weight, int has_bias, int vary,
+                                         int is_plain) {
+    static const C one = 1, zero = (C)-0.0; /* adds nothing to either zero */
+    const C *weight = affine->weight ? affine->weight : &one, *bias = affine->bias ? affine->bias : &zero;
     FN(norm_v) nv = FN(spread)(norm);
-    V w = V_SET(has_weight ? FN(parameter)(weight) : 1), b = V_SET(has_bias ? FN(parameter)(bias) : 0);
-    size_t i = 0;
-    UNROLL for (; i + V_N <= n; i += V_N) {
-        V v = FN(normalize)(V_LOAD(x + i), &nv);
-        if (has_weight && vary) w = V_LOAD_C(weight + i);
-        if (has_bias && vary) b = V_LOAD_C(bias + i);
-        v = has_bias ? V_FMA(v, w, b) : has_weight ? v * w : v;
-        V_STORE(y + i, v);
+    V w = V_SET(has_weight ? FN(parameter)(weight) : 1), b = V_SET(has_bias ? FN(parameter)(bias) : zero);
+    size_t i = 0, part;
+#define LOAD_PARAMETERS                                                                                      \
+    if (has_weight && vary && (is_plain || affine->weight))                                                  \
+        w = part ? V_LOAD_PART_C(weight + i, part) : V_LOAD_C(weight + i);                                   \
+    if (has_bias && vary && (is_plain || affine->bias))                                                      \
+        b = part ? V_LOAD_PART_C(bias + i, part) : V_LOAD_C(bias + i);
+    if (is_plain && affine->stream && (uintptr_t)to % sizeof(T) == 0) {
+        part = (size_t)(-(uintptr_t)to % (V_N * sizeof(T))) / sizeof(T); /* up to an aligned address */
+        if (part > n) part = n;
+        if (part) {
+            LOAD_PARAMETERS
+            V_STORE_PART((T *)to, FN(result)(x, part, &nv, affine, w, b, has_weight, has_bias, 1), part);
+        }
+        i = part, part = 0;
+        UNROLL_LITTLE for (; i + V_N <= n; i += V_N) {
+            LOAD_PARAMETERS
+            if (affine->ahead) PREFETCH((const T *)affine->ahead + i);
+            V_STREAM((T *)to + i, FN(result)(x + i, 0, &nv, affine, w, b, has_weight, has_bias, 1));
+        }
+    }
+    part = 0;
+    UNROLL_APPLY for (; i + V_N <= n; i += V_N) {
+        LOAD_PARAMETERS
+        V v = FN(result)(x + i, 0, &nv, affine, w, b, has_weight, has_bias, is_plain);
+        if (is_plain || !affine->to_compute)
+            V_STORE((T *)to + i, v);
+        else
+            V_STORE_C((C *)to + i, v);
     }
     if (i < n) {
-        V v = FN(normalize)(V_LOAD_PART(x + i, n - i), &nv);
-        if (has_weight && vary) w = V_LOAD_PART_C(weight + i, n - i);
-        if (has_bias && vary) b = V_LOAD_PART_C(bias + i, n - i);
-        v = has_bias ? V_FMA(v, w, b) : has_weight ? v * w : v;
-        V_STORE_PART(y + i, v, n - i);
+        part = n - i;
+        LOAD_PARAMETERS
+        V v = FN(result)(x + i, part, &nv, affine, w, b, has_weight, has_bias, is_plain);
+        if (is_plain || !affine->to_compute)
+            V_STORE_PART((T *)to + i, v, part);
+        else
+            V_STORE_PART_C((C *)to + i, v, part);
     }
+#undef LOAD_PARAMETERS
 }
 
-static inline void FN(apply_run)(const void *x, void *y, size_t n, const wn_norm *norm, const void *weight,
-                                 const void *bias, int affine_step) {
-    static const C one = 1, zero = 0;
-    if (!weight && !bias)
-        FN(apply_with)(x, y, n, norm, NULL, NULL, 0, 0, 0);
-    else if (!affine_step)
-        FN(apply_with)(x, y, n, norm, weight ? weight : &one, bias ? bias : &zero, 1, 1, 0);
-    else if (weight && bias)
-        FN(apply_with)(x, y, n, norm, weight, bias, 1, 1, 1);
-    else if (weight)
-        FN(apply_with)(x, y, n, norm, weight, NULL, 1, 0, 1);
+static WN_NOINLINE void FN(apply_run)(const void *x, void *y, size_t n, const wn_norm *norm,
+                                      const wn_affine *affine) {
+    if (affine->activation || (IS_16BIT && affine->to_compute)) {
+        if (affine->advance)
+            FN(apply_with)(x, y, n, norm, affine, 1, 1, 1, 0);
+        else
+            FN(apply_with)(x, y, n, norm, affine, 1, 1, 0, 0);
+    } else if (!affine->weight && !affine->bias)
+        FN(apply_with)(x, y, n, norm, affine, 0, 0, 0, 1);
+    else if (!affine->advance)
+        FN(apply_with)(x, y, n, norm, affine, 1, 1, 0, 1);
+    else if (affine->weight && affine->bias)
+        FN(apply_with)(x, y, n, norm, affine, 1, 1, 1, 1);
+    else if (affine->weight)
+        FN(apply_with)(x, y, n, norm, affine, 1, 0, 1, 1);
     else
-        FN(apply_with)(x, y, n, norm, NULL, bias, 0, 1, 1);
+        FN(apply_with)(x, y, n, norm, affine, 0, 1, 1, 1);
 }
 
-/* The next row's statistics come before this row's apply: its additions fill the wait for the square root and
- * the division. */
+/* A row's statistics come before the apply of the row above: their additions fill its wait for the square
+ * root and the division. */
 static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride, size_t row_count,
-                           size_t n, const void *weight, const void *bias, double eps) {
+                           size_t n, const wn_affine *affine, ptrdiff_t affine_step, double eps,
+                           int centred) {
     double count = (double)n, inverse_count = 1.0 / count;
-    wn_state state = FN(block_moments)(&x, 1, n, count, inverse_count);
-    for (size_t row = 0; row < row_count; row++) {
-        const void *next = (const char *)x + x_stride;
-        wn_norm norm = wn_finish(&state, eps);
-        if (IS_WIDE(&norm, state.m2, eps)) return row;
-        if (row + 1 < row_count) state = FN(block_moments)(&next, 1, n, count, inverse_count);
-        FN(apply_run)(x, y, n, &norm, weight, bias, 1);
-        x = next;
-        y = (char *)y + y_stride;
+    wn_affine of_row = *affine;
+    wn_state state;
+    const void *above = x;
+    int is_usual = affine->weight && affine->bias && affine->advance && !affine->activation &&
+                   !(IS_16BIT && affine->to_compute); /* worth a copy of the loop here */
+    for (size_t row = 0;; row++) {
+        wn_norm norm;
+        if (row > 0) {
+            norm = wn_finish(&state, eps);
+            if (IS_WIDE(&norm, state.m2, eps)) return row - 1;
+        }
+        if (row < row_count) state = FN(block_moments)(&x, 1, n, centred, count, inverse_count);
+        if (row > 0) {
+            of_row.ahead = affine->fetch && row + 1 < row_count ? (const char *)x + x_stride : NULL;
+            if (is_usual)
+                FN(apply_with)(above, y, n, &norm, &of_row, 1, 1, 1, 1);
+            else
+                FN(apply_run)(above, y, n, &norm, &of_row);
+            if (row == row_count) break;
+            y = (char *)y + y_stride;
+            if (affine_step && of_row.weight) of_row.weight = (const C *)of_row.weight + affine_step;
+            if (affine_step && of_row.bias) of_row.bias = (const C *)of_row.bias + affine_step;
+        }
+        above = x;
+        x = (const char *)x + x_stride;
     }
     return row_count;
+}
+
+/* What was streamed is there for others. */
+static void FN(stream_end)(void) { v_stream_end(); }
+
+static void FN(add)(const void *a, const void *b, void *sum, size_t n) {
+    const T *p = a, *q = b;
+    T *to = sum;
+    size_t i = 0;
+    UNROLL for (; i + V_N <= n; i += V_N) V_STORE(to + i, V_LOAD(p + i) + V_LOAD(q + i));
+    if (i < n) V_STORE_PART(to + i, V_LOAD_PART(p + i, n - i) + V_LOAD_PART(q + i, n - i), n - i);
 }

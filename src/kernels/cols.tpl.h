@@ -2,7 +2,13 @@
  * instruction set and dtype by dtype.tpl.h. A column's order of summation is its rows' order: it depends
  * neither on the vector width nor on the columns beside it. */
 
-enum { FN(ROW_STEP) = 8 };
+/* Rows that one vector of columns (or WIDE of them side by side) takes before the next: few where rows are
+ * long, so that whole cache lines are used before they leave L1; all where they are short. */
+enum { FN(ROW_STEP) = 8, FN(SHORT_ROW) = 64, FN(WIDE) = 4 };
+
+static inline size_t FN(row_step)(size_t row_count, size_t columns) {
+    return columns <= FN(SHORT_ROW) || row_count < FN(ROW_STEP) ? row_count : FN(ROW_STEP);
+}
 
 /* Sums of deviations, of their squares, and what rounding lost of those, per column. */
 typedef struct {
@@ -21,42 +27,76 @@ static ALWAYS_INLINE void FN(store_columns)(double *p, v_f64 v, size_t part) {
         v_store_f64(p, v);
 }
 
-/* Adds `step` rows in the vector of columns at c; the sums stay in registers. */
-static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, size_t step, size_t c, size_t part,
-                                       int shifted, FN(columns) * to) {
-    v_f64 s = FN(load_columns)(to->sum + c, part), q = FN(load_columns)(to->square + c, part);
-    v_f64 lost = v_set_f64(0.0), shift = v_set_f64(0.0);
-    if (IS_FLOAT64) lost = FN(load_columns)(to->lost + c, part);
-    if (shifted) shift = FN(load_columns)(to->shift + c, part);
-    UNROLL for (size_t r = 0; r < step; r++) {
-        const T *x = (const T *)rows[r] + c;
-        v_f64 d;
-        if (part)
-            d = V_WIDE_PART(x, part, 0.0);
-        else
-            d = V_WIDE(x);
-        if (shifted) d -= shift;
-        FN(add_vector)(d, &s, &q, &lost);
+/* Adds `step` rows in `vectors` vectors of columns at c; the sums stay in registers. */
+static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, size_t step, size_t c, size_t vectors,
+                                       size_t part, int shifted, FN(columns) * to) {
+    v_f64 s[FN(WIDE)], q[FN(WIDE)], lost[FN(WIDE)], shift[FN(WIDE)];
+    UNROLL for (size_t v = 0; v < vectors; v++) {
+        size_t at = c + v * V_F64;
+        s[v] = FN(load_columns)(to->sum + at, part), q[v] = FN(load_columns)(to->square + at, part);
+        if (IS_FLOAT64) lost[v] = FN(load_columns)(to->lost + at, part);
+        if (shifted) shift[v] = FN(load_columns)(to->shift + at, part);
     }
-    FN(store_columns)(to->sum + c, s, part);
-    FN(store_columns)(to->square + c, q, part);
-    if (IS_FLOAT64) FN(store_columns)(to->lost + c, lost, part);
+    for (size_t r = 0; r < step; r++) {
+        UNROLL for (size_t v = 0; v < vectors; v++) {
+            const T *x = (const T *)rows[r] + c + v * V_F64;
+            v_f64 d;
+            if (part)
+                d = V_WIDE_PART(x, part, 0.0);
+            else
+                d = V_WIDE(x);
+            if (shifted) d -= shift[v];
+            FN(add_vector)(d, &s[v], &q[v], &lost[v]);
+        }
+    }
+    UNROLL for (size_t v = 0; v < vectors; v++) {
+        size_t at = c + v * V_F64;
+        FN(store_columns)(to->sum + at, s[v], part);
+        FN(store_columns)(to->square + at, q[v], part);
+        if (IS_FLOAT64) FN(store_columns)(to->lost + at, lost[v], part);
+    }
 }
 
-static ALWAYS_INLINE void FN(add_step)(const void *const *rows, size_t step, size_t columns, int shifted,
-                                       FN(columns) * to) {
-    size_t c = 0;
-    for (; c + V_F64 <= columns; c += V_F64) FN(add_rows)(rows, step, c, 0, shifted, to);
-    if (c < columns) FN(add_rows)(rows, step, c, columns - c, shifted, to);
+/* Narrow rows have too few columns to hide the latency of additions: every fourth row goes to a sum of its
+ * own. */
+static ALWAYS_INLINE void FN(add_narrow)(const void *const *rows, size_t row_count, size_t c, size_t part,
+                                         int shifted, FN(columns) * to) {
+    v_f64 s[4], q[4], lost[4], shift = v_set_f64(0.0);
+    UNROLL for (size_t i = 0; i < 4; i++) s[i] = q[i] = lost[i] = v_set_f64(0.0);
+    if (shifted) shift = FN(load_columns)(to->shift + c, part);
+    for (size_t row = 0; row < row_count; row += 4) {
+        UNROLL for (size_t i = 0; i < 4; i++) {
+            if (row + i >= row_count) break;
+            const T *x = (const T *)rows[row + i] + c;
+            v_f64 d;
+            if (part)
+                d = V_WIDE_PART(x, part, 0.0);
+            else
+                d = V_WIDE(x);
+            if (shifted) d -= shift;
+            FN(add_vector)(d, &s[i], &q[i], &lost[i]);
+        }
+    }
+    FN(store_columns)(to->sum + c, (s[0] + s[1]) + (s[2] + s[3]), part);
+    FN(store_columns)(to->square + c, (q[0] + q[1]) + (q[2] + q[3]), part);
+    FN(store_columns)(to->lost + c, (lost[0] + lost[1]) + (lost[2] + lost[3]), part);
 }
 
 static ALWAYS_INLINE void FN(add_block)(const void *const *rows, size_t row_count, size_t columns,
-                                        int shifted, FN(columns) * to) {
-    size_t row = 0;
+                                        int is_narrow, int shifted, FN(columns) * to) {
+    size_t most = FN(row_step)(row_count, columns), step;
     for (size_t c = 0; c < columns; c++) to->sum[c] = to->square[c] = to->lost[c] = 0.0;
-    for (; row + FN(ROW_STEP) <= row_count; row += FN(ROW_STEP))
-        FN(add_step)(rows + row, FN(ROW_STEP), columns, shifted, to);
-    for (; row < row_count; row++) FN(add_step)(rows + row, 1, columns, shifted, to);
+    for (size_t c = 0; is_narrow && c < columns; c += V_F64)
+        FN(add_narrow)(rows, row_count, c, columns - c < V_F64 ? columns - c : 0, shifted, to);
+    for (size_t row = 0; !is_narrow && row < row_count; row += step) {
+        step = row_count - row < most ? row_count - row : most;
+        size_t c = 0;
+        for (; c + FN(WIDE) * V_F64 <= columns; c += FN(WIDE) * V_F64)
+            FN(add_rows)(rows + row, step, c, FN(WIDE), 0, shifted, to);
+        for (; c + 2 * V_F64 <= columns; c += 2 * V_F64) FN(add_rows)(rows + row, step, c, 2, 0, shifted, to);
+        for (; c + V_F64 <= columns; c += V_F64) FN(add_rows)(rows + row, step, c, 1, 0, shifted, to);
+        if (c < columns) FN(add_rows)(rows + row, step, c, 1, columns - c, shifted, to);
+    }
     if (IS_FLOAT64)
         for (size_t c = 0; c < columns; c++) to->square[c] += to->lost[c];
 }
@@ -64,8 +104,8 @@ static ALWAYS_INLINE void FN(add_block)(const void *const *rows, size_t row_coun
 /* Moves poor shifts to the first element, or from there to the mean, and sums again. The other columns keep
  * their shift and so their bits: a column does not depend on its neighbours. Returns whether there was any.
  */
-static int FN(shift_columns)(const void *const *rows, size_t row_count, size_t columns, int to_mean,
-                             FN(columns) * to) {
+static int FN(shift_columns)(const void *const *rows, size_t row_count, size_t columns, int is_narrow,
+                             int to_mean, FN(columns) * to) {
     double inverse_count = 1.0 / (double)row_count;
     int any = 0;
     for (size_t c = 0; c < columns; c++) {
@@ -75,18 +115,29 @@ static int FN(shift_columns)(const void *const *rows, size_t row_count, size_t c
         if (fabs(shift) <= DBL_MAX) to->shift[c] = shift; /* else inf must stay in the sums */
         any = 1;
     }
-    if (any) FN(add_block)(rows, row_count, columns, 1, to);
+    if (any) FN(add_block)(rows, row_count, columns, is_narrow, 1, to);
     return any;
 }
 
-static void FN(moments_cols)(const void *const *rows, size_t row_count, size_t columns,
-                             const wn_states *block) {
+static void FN(moments_cols)(const void *const *rows, size_t row_count, size_t columns, int is_narrow,
+                             int centred, const wn_states *block) {
     FN(columns) to;
     double inverse_count = 1.0 / (double)row_count;
-    for (size_t c = 0; c < columns; c++) to.shift[c] = to.sum[c] = to.square[c] = 0.0;
-    if (!IS_FLOAT64) FN(add_block)(rows, row_count, columns, 0, &to);
-    if (FN(shift_columns)(rows, row_count, columns, 0, &to))
-        FN(shift_columns)(rows, row_count, columns, 1, &to);
+    for (size_t c = 0; c < columns; c++) to.shift[c] = to.sum[c] = to.square[c] = block->m2_lo[c] = 0.0;
+    if (!IS_FLOAT64 || !centred) FN(add_block)(rows, row_count, columns, is_narrow, 0, &to);
+    if (!centred) {
+        for (size_t c = 0; c < columns; c++) block->mean[c] = block->mean_lo[c] = 0.0;
+        memcpy(block->m2, to.square, columns * sizeof *to.square);
+        for (size_t c = 0; c < columns; c++) {
+            if (!IS_FLOAT64 || to.square[c] == to.square[c]) continue;
+            const void *elements[WN_MORE_ROWS];
+            for (size_t r = 0; r < row_count; r++) elements[r] = (const T *)rows[r] + c;
+            block->m2[c] = FN(plain_squares)(elements, row_count, 1);
+        }
+        return;
+    }
+    if (FN(shift_columns)(rows, row_count, columns, is_narrow, 0, &to))
+        FN(shift_columns)(rows, row_count, columns, is_narrow, 1, &to);
     for (size_t c = 0; c < columns; c++) {
         double m2 = to.square[c] - FN(excess)((FN(sums)){to.sum[c], to.square[c]}, inverse_count);
         wn_two_sum(to.shift[c], to.sum[c] * inverse_count, &block->mean[c], &block->mean_lo[c]);
@@ -103,56 +154,80 @@ static void FN(merge_cols)(const wn_states *a, double a_count, const wn_states *
 
 /* One vector of columns down all rows: its parameters stay in registers. */
 static ALWAYS_INLINE void FN(apply_rows)(const void *const *x_rows, void *const *y_rows, size_t row_count,
-                                         size_t c, size_t part, const wn_cols_norm *norm, const C *weight,
-                                         const C *bias, int by_row) {
+                                         size_t c, size_t part, const wn_cols_norm *norm,
+                                         const wn_affine *affine, int advance, int is_plain, int stream) {
 #define LOAD_PARAMETERS(p) (part ? V_LOAD_PART_C((const C *)(p) + c, part) : V_LOAD_C((const C *)(p) + c))
     V mean_hi = LOAD_PARAMETERS(norm->mean_hi), rstd = LOAD_PARAMETERS(norm->rstd);
     V offset = LOAD_PARAMETERS(norm->offset);
     V w, b;
-    if (!by_row) {
-        w = LOAD_PARAMETERS(weight);
-        b = LOAD_PARAMETERS(bias);
+    if (advance) {
+        w = LOAD_PARAMETERS(affine->weight);
+        b = LOAD_PARAMETERS(affine->bias);
     }
 #undef LOAD_PARAMETERS
     for (size_t row = 0; row < row_count; row++) {
         const T *x = (const T *)x_rows[row] + c;
-        T *y = (T *)y_rows[row] + c;
-        if (by_row) {
-            w = V_SET(FN(parameter)(weight + row));
-            b = V_SET(FN(parameter)(bias + row));
+        if (!advance) {
+            w = V_SET(FN(parameter)((const C *)affine->weight + row));
+            b = V_SET(FN(parameter)((const C *)affine->bias + row));
         }
         V v = V_FMA((part ? V_LOAD_PART(x, part) : V_LOAD(x)) - mean_hi, rstd, offset);
         v = V_FMA(v, w, b);
-        if (part)
-            V_STORE_PART(y, v, part);
-        else
-            V_STORE(y, v);
+        if (!is_plain && affine->activation) v = ACTIVATE(v, affine->activation);
+        if (is_plain || !affine->to_compute) {
+            T *y = (T *)y_rows[row] + c;
+            if (part)
+                V_STORE_PART(y, v, part);
+            else if (stream)
+                V_STREAM(y, v);
+            else
+                V_STORE(y, v);
+        } else {
+            C *y = (C *)y_rows[row] + c;
+            if (part)
+                V_STORE_PART_C(y, v, part);
+            else
+                V_STORE_C(y, v);
+        }
     }
 }
 
-/* Rows in groups: whole cache lines of a group are used before they leave L1. */
 static ALWAYS_INLINE void FN(apply_cols_with)(const void *const *x_rows, void *const *y_rows,
                                               size_t row_count, size_t columns, const wn_cols_norm *norm,
-                                              const C *weight, const C *bias, int by_row) {
-    for (size_t row = 0; row < row_count; row += FN(ROW_STEP)) {
-        size_t step = row_count - row < FN(ROW_STEP) ? row_count - row : FN(ROW_STEP);
+                                              wn_affine affine, int advance, int is_plain) {
+    size_t most = FN(row_step)(row_count, columns), step;
+    for (size_t row = 0; row < row_count; row += step) {
+        step = row_count - row < most ? row_count - row : most;
         size_t c = 0;
+        if (is_plain && affine.stream &&
+            (uintptr_t)y_rows[row] % sizeof(T) == 0) { /* from an aligned address on: the rows are alike */
+            size_t head = (size_t)(-(uintptr_t)y_rows[row] % (V_N * sizeof(T))) / sizeof(T);
+            c = head < columns ? head : columns;
+            if (c) FN(apply_rows)(x_rows + row, y_rows + row, step, 0, c, norm, &affine, advance, 1, 0);
+            for (; c + V_N <= columns; c += V_N)
+                FN(apply_rows)(x_rows + row, y_rows + row, step, c, 0, norm, &affine, advance, 1, 1);
+        }
         for (; c + V_N <= columns; c += V_N)
-            FN(apply_rows)(x_rows + row, y_rows + row, step, c, 0, norm, weight, bias, by_row);
+            FN(apply_rows)(x_rows + row, y_rows + row, step, c, 0, norm, &affine, advance, is_plain, 0);
         if (c < columns)
-            FN(apply_rows)(x_rows + row, y_rows + row, step, c, columns - c, norm, weight, bias, by_row);
-        if (by_row) {
-            weight += step;
-            bias += step;
+            FN(apply_rows)(x_rows + row, y_rows + row, step, c, columns - c, norm, &affine, advance, is_plain,
+                           0);
+        if (!advance) {
+            affine.weight = (const C *)affine.weight + step;
+            affine.bias = (const C *)affine.bias + step;
         }
     }
 }
 
 static void FN(apply_cols)(const void *const *x_rows, void *const *y_rows, size_t row_count, size_t columns,
-                           const wn_cols_norm *norm, const void *weight, const void *bias,
-                           int affine_by_row) {
-    if (affine_by_row)
-        FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, weight, bias, 1);
+                           const wn_cols_norm *norm, const wn_affine *affine) {
+    int is_plain = !affine->activation && !(IS_16BIT && affine->to_compute);
+    if (affine->advance && is_plain)
+        FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, *affine, 1, 1);
+    else if (affine->advance)
+        FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, *affine, 1, 0);
+    else if (is_plain)
+        FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, *affine, 0, 1);
     else
-        FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, weight, bias, 0);
+        FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, *affine, 0, 0);
 }

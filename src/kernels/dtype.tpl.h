@@ -1,7 +1,6 @@
-/* All kernels for one dtype. The includer defines DTYPE; this maps the vocabulary of simd.h to it:
- * T the storage type, C the compute type, V a vector of V_N of them. No include guard: once per dtype. */
-#define CAT_(a, b) a##_##b
-#define CAT(a, b) CAT_(a, b)
+/* All kernels for one dtype. The includer defines DTYPE and what table.tpl.h lists; this maps the vocabulary
+ * of simd.h to it: T the storage type, C the compute type, V a vector of V_N of them. No include guard: once
+ * per dtype. */
 #define FN(name) CAT(name, DTYPE)
 
 #define V_WIDE CAT(v_wide, DTYPE)
@@ -15,18 +14,24 @@
 #define V_LOAD_C CAT(v_load, COMPUTE)
 #define V_LOAD_PART_C CAT(v_load_part, COMPUTE)
 #define V_STORE_C CAT(v_store, COMPUTE)
-#define V_STREAM CAT(v_stream, COMPUTE)
+#define V_STORE_PART_C CAT(v_store_part, COMPUTE)
+#define V_STREAM CAT(v_stream, DTYPE)
 #define V CAT(v, COMPUTE)
+#define ACTIVATE CAT(activate_v, COMPUTE)
 #define IS_WIDE CAT(wn_is_wide, COMPUTE)
 
 #include "moments.tpl.h"
 #include "apply.tpl.h"
 #include "cols.tpl.h"
+#include "quantize.tpl.h"
+#include "exact.tpl.h"
 #include "copy.tpl.h"
 
 #undef IS_WIDE
+#undef ACTIVATE
 #undef V
 #undef V_STREAM
+#undef V_STORE_PART_C
 #undef V_STORE_C
 #undef V_LOAD_PART_C
 #undef V_LOAD_C
@@ -39,5 +44,3 @@
 #undef V_WIDE_PART
 #undef V_WIDE
 #undef FN
-#undef CAT
-#undef CAT_

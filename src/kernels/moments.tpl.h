@@ -123,14 +123,31 @@ static inline int FN(is_poor_shift)(FN(sums) s, double inverse_count) {
 static inline double FN(first_of)(const void *p) {
     T first;
     memcpy(&first, p, sizeof first);
-    return fabs((double)first) <= DBL_MAX ? (double)first : 0.0;
+    return fabs(TO_DOUBLE(first)) <= DBL_MAX ? TO_DOUBLE(first) : 0.0;
+}
+
+/* Sums of squares about 0 where those that carry their errors along gave NaN: inf, if there is only inf. */
+static WN_NOINLINE double FN(plain_squares)(const void *const *runs, size_t run_count, size_t n) {
+    double sum = 0.0;
+    for (size_t r = 0; r < run_count; r++) {
+        for (size_t i = 0; i < n; i++) {
+            T element;
+            memcpy(&element, (const T *)runs[r] + i, sizeof element);
+            sum += TO_DOUBLE(element) * TO_DOUBLE(element);
+        }
+    }
+    return sum;
 }
 
 static ALWAYS_INLINE wn_state FN(block_moments)(const void *const *runs, size_t run_count, size_t n,
-                                                double count, double inverse_count) {
+                                                int centred, double count, double inverse_count) {
     double shift = 0.0;
     FN(sums) s = {0.0, 0.0};
-    if (!IS_FLOAT64) s = FN(add_runs)(runs, run_count, n, 0, 0.0);
+    if (!IS_FLOAT64 || !centred) s = FN(add_runs)(runs, run_count, n, 0, 0.0);
+    if (!centred) {
+        if (IS_FLOAT64 && s.square != s.square) s.square = FN(plain_squares)(runs, run_count, n);
+        return (wn_state){.count = count, .m2 = s.square};
+    }
     if (IS_FLOAT64 || FN(is_poor_shift)(s, inverse_count)) {
         shift = FN(first_of)(runs[0]);
         s = FN(add_runs_shifted)(runs, run_count, n, shift);
@@ -147,7 +164,8 @@ static ALWAYS_INLINE wn_state FN(block_moments)(const void *const *runs, size_t 
     return block;
 }
 
-static void FN(moments_run)(const void *const *runs, size_t run_count, size_t n, wn_state *block) {
+static void FN(moments_run)(const void *const *runs, size_t run_count, size_t n, int centred,
+                            wn_state *block) {
     double count = (double)run_count * (double)n;
-    *block = FN(block_moments)(runs, run_count, n, count, 1.0 / count);
+    *block = FN(block_moments)(runs, run_count, n, centred, count, 1.0 / count);
 }

@@ -1,6 +1,6 @@
-/* AVX2 with FMA: 32 bytes. */
-#if !defined(__AVX2__) || !defined(__FMA__)
-#    error "simd/avx2.h needs -mavx2 -mfma"
+/* AVX2 with FMA and F16C: 32 bytes. */
+#if !defined(__AVX2__) || !defined(__FMA__) || !defined(__F16C__)
+#    error "simd/avx2.h needs -mavx2 -mfma -mf16c"
 #endif
 
 #include <immintrin.h>
@@ -60,4 +60,38 @@ static inline v_f64 v_wide_part_f32(const void *p, size_t n, double fill) {
                             _mm256_castsi256_pd(v_mask_f64(n)));
 }
 
+#define v_load_f16 v_load_f16
+static inline v_f32 v_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
+static inline void v_store_f16(void *p, v_f32 v) {
+    _mm_storeu_si128(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+#define v_wide_f16 v_wide_f16
+static inline v_f64 v_wide_f16(const void *p) { return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64(p))); }
+
+#define v_wide_bf16 v_wide_bf16
+static inline v_f64 v_wide_bf16(const void *p) {
+    __m128i bits = _mm_slli_epi32(_mm_cvtepu16_epi32(_mm_loadl_epi64(p)), 16);
+    return _mm256_cvtps_pd(_mm_castsi128_ps(bits));
+}
+
+#define v_widen_u16 v_widen_u16
+static inline v_i32 v_widen_u16(v_u16 v) { return (v_i32)_mm256_cvtepu16_epi32((__m128i)v); }
+
+#define v_high_u16 v_high_u16
+static inline v_u16 v_high_u16(v_i32 v) {
+    __m256i high = _mm256_srli_epi32((__m256i)v, 16);
+    __m256i pairs = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
+    return (v_u16)_mm256_castsi256_si128(pairs);
+}
+
+#define v_stream_u16 v_stream_u16
+static inline void v_stream_f16(void *p, v_f32 v) {
+    _mm_stream_si128(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
 #include "simd.h"
+
+static inline void v_stream_bf16(void *p, v_f32 v) {
+    _mm_stream_si128(p, (__m128i)v_high_u16(v_round_bf16(v)));
+}

@@ -54,4 +54,47 @@ static inline v_f64 v_wide_part_f32(const void *p, size_t n, double fill) {
     return _mm512_mask_cvtps_pd(_mm512_set1_pd(fill), mask, _mm256_maskz_loadu_ps(mask, p));
 }
 
+#define v_load_f16 v_load_f16
+static inline v_f32 v_load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+static inline void v_store_f16(void *p, v_f32 v) {
+    _mm256_storeu_si256(p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+#define v_wide_f16 v_wide_f16
+static inline v_f64 v_wide_f16(const void *p) { return _mm512_cvtps_pd(_mm256_cvtph_ps(_mm_loadu_si128(p))); }
+
+#define v_wide_bf16 v_wide_bf16
+static inline v_f64 v_wide_bf16(const void *p) {
+    __m256i bits = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16);
+    return _mm512_cvtps_pd(_mm256_castsi256_ps(bits));
+}
+
+/* GCC 12 makes several steps of these, and a store of vpmovdw is slow on Zen 4 and 5 */
+#define v_widen_u16 v_widen_u16
+static inline v_i32 v_widen_u16(v_u16 v) { return (v_i32)_mm512_cvtepu16_epi32((__m256i)v); }
+
+#define v_high_u16 v_high_u16
+static inline v_u16 v_high_u16(v_i32 v) {
+    const __m512i odd = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 31, 29,
+                                         27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    return (v_u16)_mm512_castsi512_si256(_mm512_permutexvar_epi16(odd, (__m512i)v));
+}
+
+#define v_round_bf16 v_round_bf16
+static inline v_i32 v_round_bf16(v_f32 v) {
+    __m512i bits = _mm512_castps_si512(v), one = _mm512_set1_epi32(1);
+    __m512i odd = _mm512_and_epi32(_mm512_srli_epi32(bits, 16), one);
+    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    return (v_i32)_mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), bits,
+                                       _mm512_set1_epi32(0x400000));
+}
+
+#define v_stream_u16 v_stream_u16
+static inline void v_stream_f16(void *p, v_f32 v) {
+    _mm256_stream_si256(p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+static inline void v_stream_bf16(void *p, v_f32 v) {
+    _mm256_stream_si256(p, (__m256i)v_high_u16(v_round_bf16(v)));
+}
+
 #include "simd.h"

@@ -15,4 +15,15 @@ static inline v_f32 v_fma_f32(v_f32 a, v_f32 b, v_f32 c) { return vfmaq_f32(c, a
 #define v_fma_f64 v_fma_f64
 static inline v_f64 v_fma_f64(v_f64 a, v_f64 b, v_f64 c) { return vfmaq_f64(c, a, b); }
 
+#define v_load_f16 v_load_f16
+static inline v_f32 v_load_f16(const void *p) {
+    float16x4_t half;
+    __builtin_memcpy(&half, p, sizeof half);
+    return vcvt_f32_f16(half);
+}
+static inline void v_store_f16(void *p, v_f32 v) {
+    float16x4_t half = vcvt_f16_f32(v);
+    __builtin_memcpy(p, &half, sizeof half);
+}
+
 #include "simd.h"

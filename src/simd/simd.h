@@ -2,21 +2,25 @@
  *
  * An ISA header defines WN_VECTOR_BYTES (or WN_SCALAR), overrides what it does better by defining the
  * function and a macro of the same name, then includes this file, which fills in generic defaults. f32
- * and f64 vectors are v_f32 and v_f64, of V_F32 and V_F64 elements. Addresses need no alignment.
+ * and f64 vectors are v_f32 and v_f64, of V_F32 and V_F64 elements; f16 and bf16 are types of memory only,
+ * and v_f32 in registers. Addresses need no alignment.
  *
  *   v_set_T(s)                    all elements s
- *   v_load_T(p), v_store_T(p, v)  a whole vector
+ *   v_load_T(p), v_store_T(p, v)  a whole vector; to 16 bits rounded to nearest even
  *   v_load_part_T(p, n), v_store_part_T(p, v, n)  the first n (0 < n < V_T) elements; the rest read 0
- *   v_stream_T(p, v)              a whole vector to an aligned address, past the cache where that exists;
- *   v_stream_end()                before others may read what was streamed
- *   v_fma_T(a, b, c)              a * b + c; rounded once where the instruction set has it
- *   v_wide_T(p)                   V_F64 elements of T as a v_f64
+ *   v_stream_T(p, v)              a whole vector to an address aligned to it, past the cache where that
+ * exists; v_stream_end()                before others may read what was streamed v_fma_T(a, b, c) a * b + c;
+ * rounded once where the instruction set has it v_wide_T(p)                   V_F64 elements of T as a v_f64
  *   v_wide_part_T(p, n, fill)     the first n of them; the rest are fill
  *   v_sum_f64(v)                  sum of the elements, by halves: (i) + (i + half), again and again
+ *   v_bits_T(v), v_from_bits_T(b) the same bits as integers, and back
+ *   v_select_T(mask, a, b)        a where mask = V_WHERE(a comparison) is set, else b
+ *   v_product_error_T(a, b, p)    a * b - p exactly, where p is a * b rounded (and nothing leaves the range)
  */
 #ifndef WN_SIMD_H
 #define WN_SIMD_H
 
+#include "../convert.h"
 #include "types.h"
 
 #include <stddef.h>
@@ -73,9 +77,51 @@ static inline void v_stream_end(void) {}
 static inline v_f32 v_fma_f32(v_f32 a, v_f32 b, v_f32 c) { return a * b + c; }
 #endif
 
-#ifndef v_fma_f64
+#ifdef v_fma_f64
+static inline v_f32 v_product_error_f32(v_f32 a, v_f32 b, v_f32 p) { return v_fma_f32(a, b, -p); }
+static inline v_f64 v_product_error_f64(v_f64 a, v_f64 b, v_f64 p) { return v_fma_f64(a, b, -p); }
+#else
 static inline v_f64 v_fma_f64(v_f64 a, v_f64 b, v_f64 c) { return a * b + c; }
+/* Dekker's product of Veltkamp's halves. */
+static inline v_f32 v_product_error_f32(v_f32 a, v_f32 b, v_f32 p) {
+    v_f32 a_high = a * 0x1.002p12f - (a * 0x1.002p12f - a), a_low = a - a_high;
+    v_f32 b_high = b * 0x1.002p12f - (b * 0x1.002p12f - b), b_low = b - b_high;
+    return ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low;
+}
+static inline v_f64 v_product_error_f64(v_f64 a, v_f64 b, v_f64 p) {
+    v_f64 a_high = a * 0x1.0000002p27 - (a * 0x1.0000002p27 - a), a_low = a - a_high;
+    v_f64 b_high = b * 0x1.0000002p27 - (b * 0x1.0000002p27 - b), b_low = b - b_high;
+    return ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low;
+}
 #endif
+
+/* memcpy is also how C says "the same bits". */
+static inline v_i32 v_bits_f32(v_f32 v) {
+    v_i32 bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits;
+}
+static inline v_i64 v_bits_f64(v_f64 v) {
+    v_i64 bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits;
+}
+static inline v_f32 v_from_bits_f32(v_i32 bits) {
+    v_f32 v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+static inline v_f64 v_from_bits_f64(v_i64 bits) {
+    v_f64 v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+static inline v_f32 v_select_f32(v_i32 mask, v_f32 a, v_f32 b) {
+    return v_from_bits_f32((v_bits_f32(a) & mask) | (v_bits_f32(b) & ~mask));
+}
+static inline v_f64 v_select_f64(v_i64 mask, v_f64 a, v_f64 b) {
+    return v_from_bits_f64((v_bits_f64(a) & mask) | (v_bits_f64(b) & ~mask));
+}
 
 #ifndef v_wide_f32
 static inline v_f64 v_wide_f32(const void *p) {
@@ -110,6 +156,112 @@ static inline v_f64 v_wide_part_f64(const void *p, size_t n, double fill) {
     return v;
 }
 #endif
+
+/* 16-bit elements. What is long and not worth a copy at each use stays a function. */
+#ifdef __GNUC__
+#    define WN_NOINLINE __attribute__((noinline, unused))
+#else
+#    define WN_NOINLINE inline
+#endif
+
+#ifndef v_load_f16
+static WN_NOINLINE v_f32 v_load_f16(const void *p) {
+    uint16_t half[V_F32];
+    float wide[V_F32];
+    memcpy(half, p, sizeof half);
+    for (size_t i = 0; i < V_F32; i++) wide[i] = wn_f16_to_f32(half[i]);
+    return v_load_f32(wide);
+}
+static WN_NOINLINE void v_store_f16(void *p, v_f32 v) {
+    float wide[V_F32];
+    uint16_t half[V_F32];
+    v_store_f32(wide, v);
+    for (size_t i = 0; i < V_F32; i++) half[i] = wn_f32_to_f16(wide[i]);
+    memcpy(p, half, sizeof half);
+}
+#endif
+
+#ifndef v_wide_f16
+static WN_NOINLINE v_f64 v_wide_f16(const void *p) {
+    uint16_t half[V_F64];
+    double wide[V_F64];
+    memcpy(half, p, sizeof half);
+    for (size_t i = 0; i < V_F64; i++) wide[i] = wn_f16_to_f32(half[i]);
+    return v_load_f64(wide);
+}
+#endif
+
+#ifdef WN_SCALAR
+static inline v_f32 v_load_bf16(const void *p) {
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    return wn_bf16_to_f32(half);
+}
+static inline void v_store_bf16(void *p, v_f32 v) {
+    uint16_t half = wn_f32_to_bf16(v);
+    memcpy(p, &half, sizeof half);
+}
+#else
+#    ifndef v_widen_u16
+static inline v_i32 v_widen_u16(v_u16 v) { return __builtin_convertvector(v, v_i32); }
+static inline v_u16 v_high_u16(v_i32 v) { return __builtin_convertvector(v >> 16, v_u16); } /* upper halves */
+#    endif
+static inline v_f32 v_load_bf16(const void *p) {
+    v_u16 half;
+    memcpy(&half, p, sizeof half);
+    return v_from_bits_f32(v_widen_u16(half) << 16);
+}
+#    ifndef v_round_bf16
+/* As wn_f32_to_bf16; the result is in the upper halves. */
+static inline v_i32 v_round_bf16(v_f32 v) {
+    v_i32 is_nan = v != v, bits = v_bits_f32(v), number = bits & ~is_nan; /* no overflow */
+    return ((number + 0x7fff + (number >> 16 & 1)) & ~is_nan) | ((bits | 0x400000) & is_nan);
+}
+#    endif
+static inline void v_store_bf16(void *p, v_f32 v) {
+    v_u16 half = v_high_u16(v_round_bf16(v));
+    memcpy(p, &half, sizeof half);
+}
+#endif
+
+#ifndef v_wide_bf16
+static inline v_f64 v_wide_bf16(const void *p) {
+    uint16_t half[V_F64];
+    float narrow[V_F64];
+    memcpy(half, p, sizeof half);
+    for (size_t i = 0; i < V_F64; i++) narrow[i] = wn_bf16_to_f32(half[i]);
+    return v_wide_f32(narrow);
+}
+#endif
+
+#ifndef v_stream_u16
+static inline void v_stream_f16(void *p, v_f32 v) { v_store_f16(p, v); }
+static inline void v_stream_bf16(void *p, v_f32 v) { v_store_bf16(p, v); }
+#endif
+
+/* Parts of vectors of 16-bit elements, by way of whole ones. */
+#define WN_PARTS(T)                                                                                          \
+    static WN_NOINLINE v_f32 v_load_part_##T(const void *p, size_t n) {                                      \
+        uint16_t half[V_F32] = {0};                                                                          \
+        memcpy(half, p, n * sizeof *half);                                                                   \
+        return v_load_##T(half);                                                                             \
+    }                                                                                                        \
+    static WN_NOINLINE void v_store_part_##T(void *p, v_f32 v, size_t n) {                                   \
+        uint16_t half[V_F32];                                                                                \
+        v_store_##T(half, v);                                                                                \
+        memcpy(p, half, n * sizeof *half);                                                                   \
+    }                                                                                                        \
+    static WN_NOINLINE v_f64 v_wide_part_##T(const void *p, size_t n, double fill) {                         \
+        uint16_t half[V_F64] = {0};                                                                          \
+        double wide[V_F64];                                                                                  \
+        memcpy(half, p, n * sizeof *half);                                                                   \
+        v_store_f64(wide, v_wide_##T(half));                                                                 \
+        for (size_t i = n; i < V_F64; i++) wide[i] = fill;                                                   \
+        return v_load_f64(wide);                                                                             \
+    }
+WN_PARTS(f16)
+WN_PARTS(bf16)
+#undef WN_PARTS
 
 #ifndef v_sum_f64
 static inline double v_sum_f64(v_f64 v) {

@@ -6,9 +6,13 @@ shares no memory with any input:
 ``normalize(problem, want_state) -> State | None``
     Write ``problem.out`` with the statistics of ``problem.x``; return them if `want_state`.
 ``apply(problem, mean, var) -> None``
-    Write ``problem.out`` with the given statistics, float64 arrays of ``problem.statistics_shape``.
-``moments(x, reduced) -> State``
-    The statistics of x over the axes `reduced`, lengths not 0.
+    Write ``problem.out`` with the given statistics, float64 arrays of ``problem.statistics_shape``. Such a
+    problem is centred and has neither addends nor a scale.
+``moments(x, reduced, mask) -> State``
+    The statistics of x over the axes `reduced`, lengths not 0, of what `mask` (or None) selects: as pairs,
+    precise enough that merging them in any grouping agrees to 2 ULP of float64.
+
+Statistics of nothing (all of it masked) are 0, with count 0.
 
 ``c`` is the compiled one, ``numba`` its stand-in where there is no extension, ``reference`` the readable
 specification in float64 NumPy.
