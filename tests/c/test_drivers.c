@@ -1,7 +1,9 @@
-/* The drivers give the same bytes for any number of threads, whatever order the threads run in. This program
- * has its own wn_threads_for and wn_parallel (so the library's are not linked), which play a team of any
- * size, one member after the other, first to last or last to first. */
+/* The drivers give the same bytes for any number of threads, whatever order the threads run in, and what the
+ * plain formulas give in long double. This program has its own wn_threads_for and wn_parallel (so the
+ * library's are not linked), which play a team of any size, one member after the other, first to last or last
+ * to first. */
 #include "check.h"
+#include "convert.h"
 #include "dispatch.h"
 #include "threads.h"
 #include "welnorm.h"
@@ -28,138 +30,603 @@ static double uniform(void) {
     return (double)(random_state >> 11) * 0x1p-53;
 }
 
-/* A problem of three groups of at most one axis each, contiguous in that order of `axes`. */
+/* ---- elements -------------------------------------------------------------------------------------------
+ */
+
+static size_t size_of(wn_dtype dtype) {
+    return dtype == WN_f64 ? sizeof(double) : dtype == WN_f32 ? sizeof(float) : sizeof(uint16_t);
+}
+
+static wn_dtype compute_of(wn_dtype dtype) { return dtype == WN_f64 ? WN_f64 : WN_f32; }
+
+static double get(const void *p, size_t i, wn_dtype dtype) {
+    const char *at = (const char *)p + i * size_of(dtype);
+    double wide;
+    float narrow;
+    uint16_t half;
+    if (dtype == WN_f64) return memcpy(&wide, at, sizeof wide), wide;
+    if (dtype == WN_f32) return memcpy(&narrow, at, sizeof narrow), (double)narrow;
+    memcpy(&half, at, sizeof half);
+    return (double)(dtype == WN_f16 ? wn_f16_to_f32(half) : wn_bf16_to_f32(half));
+}
+
+/* To float16 as if at once: a float that is not exact is made odd, so that what follows sees no tie. */
+static void set(void *p, size_t i, wn_dtype dtype, double wide) {
+    char *at = (char *)p + i * size_of(dtype);
+    float narrow = (float)wide;
+    uint32_t bits = wn_bits_of(narrow);
+    if (dtype == WN_f16 && wide == wide && (double)narrow != wide)
+        narrow = wn_float_of((bits - (fabs((double)narrow) > fabs(wide))) | 1);
+    uint16_t half = dtype == WN_f16 ? wn_f32_to_f16(narrow) : wn_f32_to_bf16(narrow);
+    memcpy(at, dtype == WN_f64 ? (void *)&wide : dtype == WN_f32 ? (void *)&narrow : &half, size_of(dtype));
+}
+
+static double epsilon_of(wn_dtype dtype) {
+    static const double epsilons[] = {
+        [WN_f32] = (double)FLT_EPSILON, [WN_f64] = DBL_EPSILON, [WN_f16] = 0x1p-10, [WN_bf16] = 0x1p-7};
+    return epsilons[dtype];
+}
+
+/* ---- cases: a shape and what is asked of it ---------------------------------------------------------------
+ */
+
+/* Three groups of at most one axis each, contiguous in that order of `axes`; before them perhaps samples,
+ * another axis of the group outer. */
 typedef struct {
     const char *name;
     wn_pattern pattern;
-    int64_t outer, reduced, inner;
-    int outer_place, reduced_place; /* 0: slowest in memory; inner is always the fastest */
-    char affine;                    /* 'o', 'r' or 'i': the group that weight and bias vary along */
+    int64_t samples, outer, reduced, inner;
+    int outer_place, reduced_place; /* 0: slower in memory; inner is always the fastest */
+    char affine; /* 'o', 'r' or 'i': the group that weight and bias vary along; 's': outer and reduced; 'e':
+                    outer and inner; 'b': reduced and inner */
+    int64_t group;
 } shape;
 
+static const shape large_shapes[] = {
+    {"rows of one block", WN_RUN, 1, 37, 1, 768, 0, 1, 'i', 1},
+    {"one long row", WN_RUN, 1, 1, 1, 150007, 0, 1, 'i', 1},
+    {"three long rows", WN_RUN, 1, 3, 1, 40961, 0, 1, 'i', 1},
+    {"batch norm, channels first", WN_RUN, 1, 5, 7, 3136, 1, 0, 'o', 1},
+    {"batch norm, few channels, many samples", WN_RUN, 1, 2, 700, 49, 1, 0, 'o', 1},
+    {"batch norm, short runs", WN_RUN, 1, 3, 5000, 7, 1, 0, 'o', 1},
+    {"batch norm, channels last", WN_COLS, 1, 1, 5003, 33, 0, 1, 'i', 1},
+    {"batch norm, wide", WN_COLS, 1, 1, 140, 1031, 0, 1, 'i', 1},
+    {"layer norm over a middle axis", WN_COLS, 1, 3, 96, 517, 0, 1, 'r', 1},
+    {"layer norm over a long middle axis", WN_COLS, 1, 2, 1100, 65, 0, 1, 'r', 1},
+};
+
 static const shape shapes[] = {
-    {"rows of one block", WN_RUN, 37, 1, 768, 0, 1, 'i'},
-    {"one long row", WN_RUN, 1, 1, 300007, 0, 1, 'i'},
-    {"three long rows", WN_RUN, 3, 1, 65537, 0, 1, 'i'},
-    {"batch norm, channels first", WN_RUN, 5, 7, 3136, 1, 0, 'o'},
-    {"batch norm, few channels, many samples", WN_RUN, 2, 700, 49, 1, 0, 'o'},
-    {"batch norm, short runs", WN_RUN, 3, 5000, 7, 1, 0, 'o'},
-    {"batch norm, channels last", WN_COLS, 1, 5003, 33, 0, 1, 'i'},
-    {"batch norm, wide", WN_COLS, 1, 700, 1031, 0, 1, 'i'},
-    {"layer norm over a middle axis", WN_COLS, 3, 96, 517, 0, 1, 'r'},
-    {"layer norm over a long middle axis", WN_COLS, 2, 3000, 65, 0, 1, 'r'},
+    {"rows", WN_RUN, 1, 9, 1, 768, 0, 1, 'i', 1},
+    {"long rows", WN_RUN, 1, 2, 1, 37001, 0, 1, 'i', 1},
+    {"instance norm", WN_RUN, 3, 5, 1, 700, 0, 1, 'o', 1},
+    {"instance norm of large images", WN_RUN, 2, 2, 1, 17000, 0, 1, 'o', 1},
+    {"group norm, channels first", WN_RUN, 2, 4, 3, 500, 0, 1, 's', 1},
+    {"group norm, channels last", WN_RUN, 2, 3, 900, 40, 1, 0, 'e', 1},
+    {"layer norm over two axes", WN_RUN, 1, 5, 20, 40, 0, 1, 'b', 1},
+    {"batch norm, channels first", WN_RUN, 1, 3, 6, 3136, 1, 0, 'o', 1},
+    {"batch norm, short runs", WN_RUN, 1, 2, 5000, 7, 1, 0, 'o', 1},
+    {"batch norm, channels last", WN_COLS, 1, 1, 1500, 33, 0, 1, 'i', 1},
+    {"batch norm, wide", WN_COLS, 1, 1, 40, 1031, 0, 1, 'i', 1},
+    {"layer norm over a middle axis", WN_COLS, 2, 3, 96, 70, 0, 1, 'r', 1},
+    {"layer norm over a long middle axis", WN_COLS, 1, 2, 1100, 21, 0, 1, 'r', 1},
+    {"columns and rows with parameters", WN_COLS, 1, 2, 150, 70, 0, 1, 'b', 1},
+    {"groups of columns", WN_COLS, 1, 2, 1200, 32, 0, 1, 'i', 8},
+    {"many groups of columns", WN_COLS, 1, 2, 70, 195 * 5, 0, 1, 'i', 5},
+    {"groups of most columns", WN_COLS, 1, 1, 1100, 192, 0, 1, 'i', 64},
+};
+
+typedef enum { NO_MASK, MASK_INNER, MASK_REDUCED, MASK_BOTH, MASK_OUTER, MASK_ALL } mask_kind;
+typedef enum { Y_OF_X, Y_OF_COMPUTE, Y_OF_ANOTHER } y_kind;
+
+typedef struct {
+    const char *name;
+    int rms; /* not centred */
+    wn_activation activation;
+    mask_kind mask;
+    y_kind y;
+    int adds, scale, scale_is_given, exact, given, gap_x, gap_y; /* gaps: every second element */
+    int tame;                                                    /* no numbers that need the wide path */
+} variant;
+
+static const variant plain = {.name = "plain"};
+static const variant variants[] = {
+    {.name = "plain"},
+    {.name = "RMS", .rms = 1},
+    {.name = "RMS, tame, silu", .rms = 1, .activation = WN_SILU, .tame = 1},
+    {.name = "gelu to the compute type", .activation = WN_GELU, .y = Y_OF_COMPUTE},
+    {.name = "relu to another type", .activation = WN_RELU, .y = Y_OF_ANOTHER},
+    {.name = "gelu_tanh with gaps", .activation = WN_GELU_TANH, .gap_x = 1, .gap_y = 1},
+    {.name = "gaps in x", .gap_x = 1},
+    {.name = "gaps in y, of another type", .gap_y = 1, .y = Y_OF_ANOTHER},
+    {.name = "mask along inner", .mask = MASK_INNER},
+    {.name = "mask along reduced", .mask = MASK_REDUCED},
+    {.name = "mask along both", .mask = MASK_BOTH, .activation = WN_SILU, .gap_x = 1},
+    {.name = "mask along outer, RMS", .mask = MASK_OUTER, .rms = 1, .y = Y_OF_ANOTHER},
+    {.name = "all masked", .mask = MASK_ALL},
+    {.name = "sum", .adds = 1},
+    {.name = "sum, RMS, masked, gelu", .adds = 1, .rms = 1, .mask = MASK_REDUCED, .activation = WN_GELU},
+    {.name = "sum to int8", .adds = 1, .scale = 1},
+    {.name = "int8", .scale = 1},
+    {.name = "int8 of RMS and silu, with gaps", .scale = 1, .rms = 1, .activation = WN_SILU, .gap_x = 1},
+    {.name = "int8, scale given", .scale = 1, .scale_is_given = 1},
+    {.name = "exact", .exact = 1, .tame = 1},
+    {.name = "exact, masked, with gaps", .exact = 1, .tame = 1, .mask = MASK_REDUCED, .gap_x = 1},
+    {.name = "statistics given", .given = 1},
+    {.name = "statistics given, gelu_tanh", .given = 1, .activation = WN_GELU_TANH, .y = Y_OF_COMPUTE},
 };
 
 typedef struct {
-    char *x, *y, *in_place, *weight, *bias;
-    double *mean, *mean_lo, *m2;
-    size_t bytes, statistics;
-} arrays;
+    const shape *s;
+    const variant *v;
+    wn_dtype x_dtype, y_dtype;
+    wn_axis outer[2], reduced, inner;
+    size_t count, x_bytes, y_bytes, statistics, parameters;
+    char *x, *augend, *addend, *weight, *bias;
+    uint8_t *mask;
+    double *given_mean, *given_var;
+} test_case;
 
-static void fill(const shape *s, wn_dtype dtype, arrays *a) {
-    size_t size = dtype == WN_f64 ? 8 : 4, count = (size_t)(s->outer * s->reduced * s->inner);
-    size_t unit = (size_t)(s->reduced * (s->pattern == WN_RUN ? s->inner : 1));
-    for (size_t i = 0; i < count; i++) {
+/* What a call gives. Of each its own memory, so that a sanitizer sees its ends. */
+typedef struct {
+    char *x, *y;
+    double *states[5]; /* mean, mean_lo, m2, m2_lo, count */
+    float *scale;
+} outcome;
+
+static void *reserve(size_t bytes) {
+    void *p = malloc(bytes ? bytes : 1);
+    if (!p) abort();
+    return memset(p, 0xff, bytes);
+}
+
+static outcome new_outcome(const test_case *c) {
+    outcome o = {reserve(c->x_bytes), reserve(c->y_bytes), {NULL}, reserve(c->statistics * sizeof(float))};
+    for (int i = 0; i < 5; i++) o.states[i] = reserve(c->statistics * sizeof(double));
+    return o;
+}
+
+static void free_outcome(outcome *o) {
+    free(o->x), free(o->y), free(o->scale);
+    for (int i = 0; i < 5; i++) free(o->states[i]);
+}
+
+/* Where the parameters of each axis are, in elements. */
+static void lay_out_parameters(test_case *c) {
+    const shape *s = c->s;
+    int64_t o = 0, r = 0, i = 0;
+    switch (s->affine) {
+    case 'o':
+        o = 1;
+        break;
+    case 'r':
+        r = 1;
+        break;
+    case 'i':
+        i = 1;
+        break;
+    case 's':
+        o = s->reduced, r = 1;
+        break;
+    case 'e':
+        o = s->inner, i = 1;
+        break;
+    default:
+        r = s->inner, i = 1;
+        break;
+    }
+    c->outer[1].affine_stride = o, c->reduced.affine_stride = r, c->inner.affine_stride = i;
+    c->parameters = (size_t)(1 + o * (s->outer - 1) + r * (s->reduced - 1) + i * (s->inner - 1));
+}
+
+static void lay_out(test_case *c) {
+    const shape *s = c->s;
+    int64_t middle = s->inner, last = s->outer_place > s->reduced_place ? s->outer : s->reduced;
+    int64_t slow = middle * last, outer = s->outer_place > s->reduced_place ? middle : slow;
+    int64_t reduced = s->outer_place > s->reduced_place ? slow : middle;
+    int64_t all = s->outer * s->reduced * s->inner;
+    int64_t x = (int64_t)size_of(c->x_dtype) << c->v->gap_x;
+    int64_t y = (c->v->scale ? 1 : (int64_t)size_of(c->y_dtype)) << c->v->gap_y;
+    int by_inner = c->v->mask == MASK_INNER || c->v->mask == MASK_BOTH;
+    int by_reduced = c->v->mask == MASK_REDUCED || c->v->mask == MASK_BOTH;
+    c->count = (size_t)(s->samples * all);
+    c->x_bytes = c->count * (size_t)x, c->y_bytes = c->count * (size_t)y;
+    c->outer[0] = (wn_axis){s->samples, all * x, all * y, 0, by_inner && by_reduced ? all : 0};
+    c->outer[1] = (wn_axis){s->outer, outer * x, outer * y, 0,
+                            c->v->mask == MASK_OUTER         ? 1
+                            : s->outer_place < 1 && by_inner ? outer
+                                                             : 0};
+    c->reduced =
+        (wn_axis){s->reduced, reduced * x, reduced * y, 0, by_reduced ? (by_inner ? reduced : 1) : 0};
+    c->inner = (wn_axis){s->inner, x, y, 0, by_inner};
+    c->statistics = (size_t)(s->samples * s->outer * (s->pattern == WN_COLS ? s->inner : 1));
+    lay_out_parameters(c);
+}
+
+static void fill_x(test_case *c, char *x, double far, double wide) {
+    size_t unit = (size_t)(c->s->reduced * (c->s->pattern == WN_RUN ? c->s->inner : 1));
+    for (size_t i = 0; i < c->x_bytes / size_of(c->x_dtype); i++) {
         double value = uniform() * 2.0 - 1.0;
         /* somewhere a stretch that takes the wide path, and one far from 0 */
-        if (i / (unit + 1) % 3 == 1) value += 1e5;
-        if (s->outer > 1 && i < unit) value *= dtype == WN_f64 ? 1e200 : 1e33;
-        if (dtype == WN_f64)
-            ((double *)a->x)[i] = value;
-        else
-            ((float *)a->x)[i] = (float)value;
+        if (i / (unit + 1) % 3 == 1) value += far;
+        if (c->s->outer > 1 && i < unit && !c->v->tame) value *= wide;
+        set(x, i, c->x_dtype, value);
     }
-    for (size_t i = 0; i < (size_t)(s->affine == 'o'   ? s->outer
-                                    : s->affine == 'r' ? s->reduced
-                                                       : s->inner);
-         i++) {
-        for (int which = 0; which < 2; which++) {
-            char *to = which ? a->weight : a->bias;
-            if (dtype == WN_f64)
-                ((double *)to)[i] = uniform();
-            else
-                ((float *)to)[i] = (float)uniform();
+}
+
+static void fill(test_case *c) {
+    static const double far[] = {[WN_f32] = 1e5, [WN_f64] = 1e5, [WN_f16] = 100, [WN_bf16] = 10};
+    static const double wide[] = {[WN_f32] = 1e33, [WN_f64] = 1e200, [WN_f16] = 1e4, [WN_bf16] = 1e33};
+    wn_dtype compute = compute_of(c->x_dtype);
+    c->x = reserve(c->x_bytes), c->augend = reserve(c->x_bytes), c->addend = reserve(c->x_bytes);
+    c->weight = reserve(c->parameters * size_of(compute)),
+    c->bias = reserve(c->parameters * size_of(compute));
+    c->mask = reserve(c->count);
+    c->given_mean = reserve(c->statistics * sizeof(double));
+    c->given_var = reserve(c->statistics * sizeof(double));
+    fill_x(c, c->x, far[c->x_dtype], wide[c->x_dtype]);
+    fill_x(c, c->augend, far[c->x_dtype], wide[c->x_dtype]);
+    fill_x(c, c->addend, 0.0, 0.5);
+    if (c->v->adds) /* x as it will be */
+        for (size_t i = 0; i < c->x_bytes / size_of(c->x_dtype); i++) {
+            double a = get(c->augend, i, c->x_dtype), b = get(c->addend, i, c->x_dtype);
+            set(c->x, i, c->x_dtype, compute == WN_f64 ? a + b : (double)((float)a + (float)b));
+        }
+    for (size_t i = 0; i < c->parameters; i++) {
+        set(c->weight, i, compute, uniform());
+        set(c->bias, i, compute, uniform());
+    }
+    /* some here and there, and long stretches: rows, segments, blocks, parts without an element */
+    size_t stretch = c->v->mask == MASK_REDUCED ? (size_t)c->s->reduced / 5 + 1 : 7001;
+    for (size_t i = 0; i < c->count; i++)
+        c->mask[i] = c->v->mask != MASK_ALL && i / stretch % 4 != 1 && uniform() < 0.7 ? 255 : 0;
+    for (size_t i = 0; i < c->statistics; i++) {
+        size_t first = i - i % (size_t)c->s->group; /* in a group they are all the same */
+        c->given_mean[i] = first == i ? uniform() : c->given_mean[first];
+        c->given_var[i] = first == i ? uniform() + 0.1 : c->given_var[first];
+    }
+}
+
+static void free_case(test_case *c) {
+    free(c->x), free(c->augend), free(c->addend), free(c->weight), free(c->bias), free(c->mask);
+    free(c->given_mean), free(c->given_var);
+}
+
+/* x is of c, or a copy; with augend of `from`. */
+static void run(const test_case *c, const char *augend, const char *x, char *y, int statistics, outcome *to) {
+    const variant *v = c->v;
+    wn_problem problem = {
+        .pattern = c->s->pattern,
+        .x_dtype = c->x_dtype,
+        .y_dtype = c->y_dtype,
+        .outer = wn_axes_of(c->outer, 2),
+        .reduced = wn_axes_of(&c->reduced, 1),
+        .inner = wn_axes_of(&c->inner, 1),
+        .group = c->s->group,
+        .centred = !v->rms,
+        .x = x,
+        .y = v->exact ? NULL : y,
+        .weight = c->weight,
+        .bias = c->bias,
+        .activation = v->activation,
+        .eps = 1e-5,
+        .mask = v->mask ? c->mask : NULL,
+        .augend = augend,
+        .addend = augend ? c->addend : NULL,
+        .scale = v->scale ? to->scale : NULL,
+        .scale_is_given = v->scale_is_given,
+        .given_mean = v->given ? c->given_mean : NULL,
+        .given_var = v->given ? c->given_var : NULL,
+        .exact = v->exact,
+    };
+    if ((statistics || v->exact) && !v->given) {
+        problem.states = (wn_states){to->states[0], to->states[1], to->states[2], to->states[3]};
+        problem.count = to->states[4];
+    }
+    if (v->scale_is_given)
+        for (size_t i = 0; i < c->statistics; i++) to->scale[i] = 0.01f * (float)(i % 7 + 1);
+    CHECK(wn_run(&problem) == WN_OK);
+}
+
+/* ---- the plain formulas -----------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    size_t statistic, x, y, affine; /* x, y: elements */
+    int selected;
+} element;
+
+static element element_at(const test_case *c, size_t index) {
+    int64_t n = (int64_t)index, i = n % c->s->inner, r = n / c->s->inner % c->s->reduced;
+    int64_t o = n / c->s->inner / c->s->reduced % c->s->outer,
+            sample = n / c->s->inner / c->s->reduced / c->s->outer;
+    const wn_axis *axes[] = {&c->outer[0], &c->outer[1], &c->reduced, &c->inner};
+    const int64_t at[] = {sample, o, r, i};
+    int64_t x = 0, y = 0, affine = 0, mask = 0;
+    for (int d = 0; d < 4; d++) {
+        x += at[d] * axes[d]->x_stride, y += at[d] * axes[d]->y_stride;
+        affine += at[d] * axes[d]->affine_stride, mask += at[d] * axes[d]->mask_stride;
+    }
+    size_t unit = (size_t)(sample * c->s->outer + o);
+    if (c->s->pattern == WN_COLS) unit = unit * (size_t)c->s->inner + (size_t)(i - i % c->s->group);
+    return (element){unit, (size_t)x / size_of(c->x_dtype),
+                     (size_t)y / (c->v->scale ? 1 : size_of(c->y_dtype)), (size_t)affine,
+                     !c->v->mask || c->mask[mask]};
+}
+
+static double activated(double v, wn_activation activation) {
+    double t = v;
+    switch (activation) {
+    case WN_NO_ACTIVATION:
+        return v;
+    case WN_RELU:
+        return v < 0.0 ? 0.0 : v;
+    case WN_GELU:
+        return v * 0.5 * erfc(-v * sqrt(0.5));
+    case WN_GELU_TANH:
+        t = 2.0 * sqrt(2.0 / acos(-1.0)) * (v + 0.044715 * v * v * v);
+        break;
+    case WN_SILU:
+        break;
+    }
+    return v * (t < 0.0 ? exp(t) / (1.0 + exp(t)) : 1.0 / (1.0 + exp(-t)));
+}
+
+typedef struct {
+    long double sum, square, mean, var;
+    double count;
+} plain_state;
+
+static plain_state *plain_states(const test_case *c) {
+    plain_state *states = calloc(c->statistics, sizeof *states);
+    if (!states) abort();
+    for (size_t n = 0; n < c->count; n++) {
+        element e = element_at(c, n);
+        if (!e.selected) continue;
+        states[e.statistic].sum += get(c->x, e.x, c->x_dtype);
+        states[e.statistic].count++;
+    }
+    for (size_t i = 0; i < c->statistics; i++)
+        states[i].mean = c->v->rms || states[i].count == 0.0 ? 0.0L : states[i].sum / states[i].count;
+    for (size_t n = 0; n < c->count; n++) {
+        element e = element_at(c, n);
+        long double d = get(c->x, e.x, c->x_dtype) - states[e.statistic].mean;
+        if (e.selected) states[e.statistic].square += d * d;
+    }
+    for (size_t i = 0; i < c->statistics; i++) {
+        if (states[i].count > 0.0) states[i].var = states[i].square / states[i].count;
+        if (c->v->given) states[i].mean = c->given_mean[i], states[i].var = c->given_var[i];
+    }
+    return states;
+}
+
+static void compare_states(const test_case *c, const plain_state *states, const outcome *o) {
+    int64_t group = c->s->group;
+    long double share = c->v->exact ? 0x1p-46L : c->x_dtype == WN_f64 ? 0x1p-42L : 0x1p-28L;
+    int is_right = 1;
+    for (size_t i = 0; i < c->statistics && !c->v->given; i++) {
+        const plain_state *s = &states[i - i % (size_t)group];
+        long double mean = (long double)o->states[0][i] + o->states[1][i];
+        long double m2 = (long double)o->states[2][i] + o->states[3][i];
+        is_right &= o->states[4][i] == s->count && (c->v->exact || s->count == 0.0 || o->states[3][i] == 0.0);
+        if (s->count == 0.0) continue;
+        is_right &= fabsl(mean - s->mean) <= share * (fabsl(s->mean) + sqrtl(s->var));
+        is_right &= s->square > (long double)DBL_MAX
+                        ? m2 > (long double)DBL_MAX
+                        : fabsl(m2 - s->square) <= share * s->square * (c->v->exact ? 1.0L : 16.0L);
+    }
+    CHECK(is_right);
+}
+
+/* y in x's place or not: of these digits, those of the compute type and those of y. Int8 and other types have
+ * tests of their own, by the bits. */
+static void compare_results(const test_case *c, const plain_state *states, const char *y) {
+    wn_dtype compute = compute_of(c->x_dtype);
+    double unit = epsilon_of(compute);
+    int is_right = 1;
+    for (size_t n = 0; n < c->count; n++) {
+        element e = element_at(c, n);
+        const plain_state *s = &states[e.statistic];
+        double value = get(y, e.y, c->y_dtype);
+        if (!e.selected) {
+            is_right &= value == 0.0 && !signbit(value);
+            continue;
+        }
+        long double rstd = 1.0L / sqrtl(s->var + 1e-5L), x = get(c->x, e.x, c->x_dtype);
+        double xhat = (double)((x - s->mean) * rstd), w = get(c->weight, e.affine, compute);
+        double b = get(c->bias, e.affine, compute), exact = activated(xhat * w + b, c->v->activation);
+        /* the plain mean here has few digits more than float64's; the one to be tested is a pair */
+        double lost = fabs((double)(s->mean * rstd)) * fmax(unit * unit, 0x1p-57);
+        double size = (fabs(xhat) + lost / unit + 1.0) * fabs(w) + fabs(b);
+        double error = 8 * unit * size + epsilon_of(c->y_dtype) * fabs(exact) + 0x1p-24;
+        if (c->y_dtype == WN_f32 || c->y_dtype == WN_f64) error -= 0x1p-24;
+        if (c->y_dtype == WN_f16 && fabs(exact) > 65000.0) continue;
+        is_right &= fabs(value - exact) <= error;
+    }
+    CHECK(is_right);
+}
+
+/* The same call without sums and to the compute type makes y; another dtype and int8 follow from it. */
+static void compare_with_steps(const test_case *c, const outcome *o) {
+    wn_dtype compute = compute_of(c->x_dtype);
+    variant in_steps = *c->v;
+    test_case steps = *c;
+    in_steps.adds = in_steps.scale = 0;
+    in_steps.gap_y = 0;
+    steps.v = &in_steps;
+    steps.y_dtype = compute;
+    lay_out(&steps);
+    outcome of_steps = new_outcome(&steps);
+    run(&steps, NULL, c->x, of_steps.y, 0, &of_steps);
+    float *scale = reserve(c->statistics * sizeof(float));
+    for (size_t i = 0; i < c->statistics; i++) scale[i] = c->v->scale_is_given ? o->scale[i] : 0.0f;
+    for (size_t n = 0; n < c->count && c->v->scale && !c->v->scale_is_given; n++) {
+        element e = element_at(&steps, n);
+        double magnitude = fabs(get(of_steps.y, e.y, compute));
+        float share = compute == WN_f64 ? (float)(magnitude / 127.0) : (float)magnitude / 127.0f;
+        if (share > scale[e.statistic]) scale[e.statistic] = share;
+    }
+    int is_same = 1;
+    for (size_t i = 0; i < c->statistics && c->v->scale; i++) {
+        if (scale[i] == 0.0f) scale[i] = 1.0f;
+        is_same &= scale[i] == o->scale[i];
+    }
+    for (size_t n = 0; n < c->count; n++) {
+        element e = element_at(c, n), of = element_at(&steps, n);
+        double y = get(of_steps.y, of.y, compute);
+        char stored[sizeof(double)];
+        if (c->v->scale) {
+            float s = scale[e.statistic];
+            double share = compute == WN_f64 ? y / (double)s : (double)((float)y / s);
+            is_same &= ((const int8_t *)o->y)[e.y] == (int)rint(fmax(-127.0, fmin(127.0, share)));
+        } else {
+            set(stored, 0, c->y_dtype, y);
+            is_same &= get(stored, 0, c->y_dtype) == get(o->y, e.y, c->y_dtype);
         }
     }
-    a->bytes = count * size;
+    CHECK(is_same);
+    free(scale);
+    free_outcome(&of_steps);
 }
 
-static wn_status run(const shape *s, wn_dtype dtype, const arrays *a, const char *x, char *y,
-                     int statistics) {
-    int64_t size = dtype == WN_f64 ? 8 : 4, inner_stride = size;
-    int64_t last = s->outer_place > s->reduced_place ? s->outer : s->reduced;
-    int64_t middle = s->inner * size, slow = middle * last;
-    int64_t outer_stride = s->outer_place > s->reduced_place ? middle : slow;
-    int64_t reduced_stride = s->outer_place > s->reduced_place ? slow : middle;
-    const wn_axis outer = {s->outer, outer_stride, outer_stride, s->affine == 'o'};
-    const wn_axis reduced = {s->reduced, reduced_stride, reduced_stride, s->affine == 'r'};
-    const wn_axis inner = {s->inner, inner_stride, inner_stride, s->affine == 'i'};
-    wn_problem problem = {
-        .pattern = s->pattern,
-        .x_dtype = dtype,
-        .y_dtype = dtype,
-        .outer = wn_axes_of(&outer, 1),
-        .reduced = wn_axes_of(&reduced, 1),
-        .inner = wn_axes_of(&inner, 1),
-        .x = x,
-        .y = y,
-        .weight = a->weight,
-        .bias = a->bias,
-        .eps = 1e-5,
-        .mean = statistics ? a->mean : NULL,
-        .mean_lo = statistics ? a->mean_lo : NULL,
-        .m2 = statistics ? a->m2 : NULL,
-    };
-    return wn_run(&problem);
+/* ---- teams
+ * -------------------------------------------------------------------------------------------------- */
+
+static void compare_outcomes(const test_case *c, const outcome *a, const outcome *b, int statistics) {
+    CHECK(memcmp(a->y, b->y, c->y_bytes) == 0);
+    if (c->v->adds) CHECK(memcmp(a->x, b->x, c->x_bytes) == 0);
+    if (c->v->scale) CHECK(memcmp(a->scale, b->scale, c->statistics * sizeof(float)) == 0);
+    for (int i = 0; i < 5 && statistics && !c->v->given; i++)
+        CHECK(memcmp(a->states[i], b->states[i], c->statistics * sizeof(double)) == 0);
 }
 
-static void same_for_any_team(const shape *s, wn_dtype dtype, arrays *a) {
-    fill(s, dtype, a);
-    a->statistics = (size_t)(s->outer * (s->pattern == WN_COLS ? s->inner : 1)) * sizeof(double);
-    char *expected = malloc(a->bytes), *expected_mean = malloc(a->statistics),
-         *expected_m2 = malloc(a->statistics);
-    team = 1;
-    reversed = 0;
-    CHECK(run(s, dtype, a, a->x, expected, 1) == WN_OK);
-    memcpy(expected_mean, a->mean, a->statistics);
-    memcpy(expected_m2, a->m2, a->statistics);
+/* x apart from y; augend apart from x or, every other time, x itself. */
+static void run_apart(const test_case *c, int statistics, outcome *o) {
+    memset(o->y, 0xff, c->y_bytes);
+    if (!c->v->adds) {
+        run(c, NULL, c->x, o->y, statistics, o);
+        return;
+    }
+    memset(o->x, 0xff, c->x_bytes);
+    if (team % 4 < 2) memcpy(o->x, c->augend, c->x_bytes);
+    run(c, team % 4 < 2 ? o->x : c->augend, o->x, o->y, statistics, o);
+}
+
+static void same_for_any_team(test_case *c, int all_teams) {
+    outcome expected = new_outcome(c), got = new_outcome(c);
+    plain_state *states = plain_states(c);
+    int y_is_x = !c->v->gap_x == !c->v->gap_y && c->x_dtype == c->y_dtype && !c->v->scale && !c->v->exact;
+    int failures = atomic_load(&check_failures);
+    team = 1, reversed = 0;
+    run_apart(c, 1, &expected);
+    compare_states(c, states, &expected);
+    if (c->v->adds) CHECK(memcmp(expected.x, c->x, c->x_bytes) == 0);
+    if (!c->v->exact && !c->v->scale) compare_results(c, states, expected.y);
+    if (!c->v->exact) compare_with_steps(c, &expected);
+    for (team = 1; team <= 17; team += all_teams ? 1 : 1 + 3 * team / 2) {
+        for (reversed = 0; reversed < 2; reversed++) {
+            int statistics = (team + reversed) % 2 || c->v->exact;
+            run_apart(c, statistics, &got);
+            compare_outcomes(c, &got, &expected, statistics);
+            if (!y_is_x) continue;
+            char *y = memcpy(got.y, c->v->adds ? c->augend : c->x, c->x_bytes);
+            run(c, c->v->adds ? y : NULL, y, y, statistics, &got);
+            if (!c->v->gap_x) compare_outcomes(c, &got, &expected, statistics);
+        }
+    }
+    if (atomic_load(&check_failures) > failures)
+        fprintf(stderr, "%s: %s; %s; dtypes %d and %d\n", wn_selected_isa()->isa, c->s->name, c->v->name,
+                (int)c->x_dtype, (int)c->y_dtype);
+    free(states);
+    free_outcome(&expected);
+    free_outcome(&got);
+}
+
+static void try_case(const shape *s, const variant *v, wn_dtype dtype, int all_teams) {
+    int by_inner = v->mask == MASK_INNER || v->mask == MASK_BOTH;
+    if (s->pattern == WN_COLS && (v->scale || by_inner)) return; /* the pattern run has these to itself */
+    if (v->exact && s->group > 1) return;
+    wn_dtype y_dtype = v->y == Y_OF_X         ? dtype
+                       : v->y == Y_OF_COMPUTE ? compute_of(dtype)
+                                              : (wn_dtype)((dtype + 1 + (s->inner % 2)) % WN_DTYPE_COUNT);
+    test_case c = {.s = s, .v = v, .x_dtype = dtype, .y_dtype = y_dtype};
+    lay_out(&c);
+    fill(&c);
+    same_for_any_team(&c, all_teams);
+    free_case(&c);
+}
+
+static void test_rows(wn_dtype dtype) {
+    const shape s = {"rows", WN_RUN, 1, 23, 1, 300, 0, 1, 'i', 1};
+    for (int rms = 0; rms < 2; rms++) {
+        const variant v = {.name = "rows", .rms = rms};
+        test_case c = {.s = &s, .v = &v, .x_dtype = dtype, .y_dtype = dtype};
+        lay_out(&c), fill(&c);
+        outcome o = new_outcome(&c);
+        char *y = reserve(c.y_bytes);
+        team = 1;
+        run(&c, NULL, c.x, o.y, 0, &o);
+        for (team = 1; team <= 17; team++) {
+            CHECK(wn_norm_rows(dtype, NULL, NULL, c.x, y, 23, 300, c.weight, c.bias, 1e-5, !rms,
+                               WN_NO_ACTIVATION) == WN_OK);
+            CHECK(memcmp(y, o.y, c.y_bytes) == 0);
+            memset(y, 0xff, c.y_bytes);
+        }
+        free(y), free_outcome(&o), free_case(&c);
+    }
+}
+
+/* ---- channels into blocks and back
+ * ---------------------------------------------------------------------------- */
+
+static void test_move_blocked(size_t batch, size_t channels, size_t positions, size_t block, size_t size) {
+    size_t blocks = (channels + block - 1) / block;
+    size_t plain_bytes = batch * channels * positions * size,
+           bytes = batch * blocks * positions * block * size;
+    char *x = reserve(plain_bytes), *blocked = reserve(bytes), *back = reserve(plain_bytes),
+         *expected = reserve(bytes);
+    for (size_t i = 0; i < plain_bytes; i++) x[i] = (char)(1 + (int)(uniform() * 255.0));
+    memset(expected, 0, bytes);
+    for (size_t b = 0; b < batch; b++)
+        for (size_t c = 0; c < channels; c++)
+            for (size_t p = 0; p < positions; p++)
+                memcpy(expected + (((b * blocks + c / block) * positions + p) * block + c % block) * size,
+                       x + ((b * channels + c) * positions + p) * size, size);
     for (team = 1; team <= 17; team++) {
         for (reversed = 0; reversed < 2; reversed++) {
-            int statistics = team % 2;
-            memset(a->y, 0xff, a->bytes);
-            CHECK(run(s, dtype, a, a->x, a->y, statistics) == WN_OK);
-            CHECK(memcmp(a->y, expected, a->bytes) == 0);
-            CHECK(memcmp(a->mean, expected_mean, a->statistics) == 0);
-            CHECK(memcmp(a->m2, expected_m2, a->statistics) == 0);
-            memcpy(a->in_place, a->x, a->bytes);
-            CHECK(run(s, dtype, a, a->in_place, a->in_place, statistics) == WN_OK);
-            CHECK(memcmp(a->in_place, expected, a->bytes) == 0);
+            memset(blocked, 0xff, bytes), memset(back, 0xff, plain_bytes);
+            wn_move_blocked(x, blocked, batch, channels, positions, block, size, 1);
+            CHECK(memcmp(blocked, expected, bytes) == 0);
+            wn_move_blocked(back, blocked, batch, channels, positions, block, size, 0);
+            CHECK(memcmp(back, x, plain_bytes) == 0 && memcmp(blocked, expected, bytes) == 0);
         }
     }
-    free(expected);
-    free(expected_mean);
-    free(expected_m2);
+    free(x), free(blocked), free(back), free(expected);
+}
+
+static void test_moves(void) {
+    for (size_t size = 2; size <= 8; size *= 2)
+        for (size_t channels = 1; channels <= 33; channels += channels < 9 ? 1 : 8)
+            for (size_t block = 1; block <= 16; block *= 2) {
+                test_move_blocked(2, channels, 5, block, size);
+                test_move_blocked(1, channels, 257 + channels, block, size);
+            }
 }
 
 int main(void) {
-    const size_t most = (size_t)8 << 20;
-    arrays a = {malloc(most),
-                malloc(most),
-                malloc(most),
-                malloc(most),
-                malloc(most),
-                malloc(most),
-                malloc(most),
-                malloc(most),
-                0,
-                0};
     for (int isa = 0; wn_usable_isa(isa); isa++) {
         wn_select_isa(wn_usable_isa(isa)->isa);
-        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-            for (int dtype = 0; dtype < WN_DTYPE_COUNT; dtype++)
-                same_for_any_team(&shapes[i], (wn_dtype)dtype, &a);
+        for (int dtype = 0; dtype < WN_DTYPE_COUNT; dtype++) {
+            for (size_t i = 0; i < sizeof large_shapes / sizeof *large_shapes; i++)
+                try_case(&large_shapes[i], &plain, (wn_dtype)dtype, !isa);
+            for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+                for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
+                    if (!isa ||
+                        (i + v + (size_t)dtype) % 3 == (size_t)isa % 3) /* all of them on the best one */
+                        try_case(&shapes[i], &variants[v], (wn_dtype)dtype, (i + v) % 8 == 0);
+                }
+            test_rows((wn_dtype)dtype);
+        }
     }
-    free(a.x), free(a.y), free(a.in_place), free(a.weight), free(a.bias), free(a.mean), free(a.mean_lo),
-        free(a.m2);
+    test_moves();
     return check_result();
 }

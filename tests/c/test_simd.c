@@ -14,9 +14,12 @@
 
 enum { CANNOT_RUN = 77 }; /* the exit status that CTest knows as "skipped" */
 
-/* The vocabulary of an element type as functions over memory, so that each test is written once. */
+/* The vocabulary of an element type as functions over memory, so that each test is written once. Types of
+ * memory only have no set, stream and fma. */
 typedef struct {
     size_t size, lanes;
+    double (*get_one)(const void *p);
+    void (*put_one)(void *p, double value);
     void (*set)(void *to, double s);
     void (*load_store)(void *to, const void *p);
     void (*load_part)(void *to, const void *p, size_t n);
@@ -26,6 +29,25 @@ typedef struct {
     void (*wide)(double *to, const void *p);
     void (*wide_part)(double *to, const void *p, size_t n, double fill);
 } vocabulary;
+
+static double get_f32(const void *p) {
+    float value;
+    memcpy(&value, p, sizeof value);
+    return (double)value;
+}
+
+static double get_f64(const void *p) {
+    double value;
+    memcpy(&value, p, sizeof value);
+    return value;
+}
+
+static void put_f32(void *p, double wide) {
+    float value = (float)wide;
+    memcpy(p, &value, sizeof value);
+}
+
+static void put_f64(void *p, double value) { memcpy(p, &value, sizeof value); }
 
 static void set_f32(void *to, double s) { v_store_f32(to, v_set_f32((float)s)); }
 static void set_f64(void *to, double s) { v_store_f64(to, v_set_f64(s)); }
@@ -56,10 +78,38 @@ static void wide_part_f64(double *to, const void *p, size_t n, double fill) {
     v_store_f64(to, v_wide_part_f64(p, n, fill));
 }
 
-static const vocabulary f32 = {sizeof(float),  V_F32,      set_f32, load_store_f32, load_part_f32,
-                               store_part_f32, stream_f32, fma_f32, wide_f32,       wide_part_f32};
-static const vocabulary f64 = {sizeof(double), V_F64,      set_f64, load_store_f64, load_part_f64,
-                               store_part_f64, stream_f64, fma_f64, wide_f64,       wide_part_f64};
+/* 16-bit elements: a vector of them is a v_f32. */
+#define VOCABULARY_OF_16_BITS(T)                                                                             \
+    static double get_##T(const void *p) {                                                                   \
+        uint16_t half;                                                                                       \
+        memcpy(&half, p, sizeof half);                                                                       \
+        return (double)wn_##T##_to_f32(half);                                                                \
+    }                                                                                                        \
+    static void put_##T(void *p, double wide) {                                                              \
+        uint16_t half = wn_f32_to_##T((float)wide);                                                          \
+        memcpy(p, &half, sizeof half);                                                                       \
+    }                                                                                                        \
+    static void load_store_##T(void *to, const void *p) { v_store_##T(to, v_load_##T(p)); }                  \
+    static void load_part_##T(void *to, const void *p, size_t n) { v_store_##T(to, v_load_part_##T(p, n)); } \
+    static void store_part_##T(void *to, const void *p, size_t n) {                                          \
+        v_store_part_##T(to, v_load_##T(p), n);                                                              \
+    }                                                                                                        \
+    static void wide_##T(double *to, const void *p) { v_store_f64(to, v_wide_##T(p)); }                      \
+    static void wide_part_##T(double *to, const void *p, size_t n, double fill) {                            \
+        v_store_f64(to, v_wide_part_##T(p, n, fill));                                                        \
+    }
+VOCABULARY_OF_16_BITS(f16)
+VOCABULARY_OF_16_BITS(bf16)
+
+static const vocabulary f32 = {sizeof(float), V_F32,          get_f32,    put_f32, set_f32,  load_store_f32,
+                               load_part_f32, store_part_f32, stream_f32, fma_f32, wide_f32, wide_part_f32};
+static const vocabulary f64 = {sizeof(double), V_F64,          get_f64,    put_f64, set_f64,  load_store_f64,
+                               load_part_f64,  store_part_f64, stream_f64, fma_f64, wide_f64, wide_part_f64};
+static const vocabulary f16 = {sizeof(uint16_t), V_F32,          get_f16, put_f16, NULL,     load_store_f16,
+                               load_part_f16,    store_part_f16, NULL,    NULL,    wide_f16, wide_part_f16};
+static const vocabulary bf16 = {sizeof(uint16_t), V_F32,          get_bf16,        put_bf16, NULL,
+                                load_store_bf16,  load_part_bf16, store_part_bf16, NULL,     NULL,
+                                wide_bf16,        wide_part_bf16};
 
 /* ---- data, and a page between two that fault ---------------------------------------------------------- */
 
@@ -71,20 +121,21 @@ static const double specials[] = {0.0,       -0.0, 1.0,   -2.5,  INFINITY,
 enum { SPECIAL_COUNT = sizeof specials / sizeof *specials };
 
 static double get(const vocabulary *v, const void *p, size_t i) {
-    double wide;
-    float narrow;
-    memcpy(v->size == sizeof wide ? (void *)&wide : &narrow, (const char *)p + i * v->size, v->size);
-    return v->size == sizeof wide ? wide : (double)narrow;
+    return v->get_one((const char *)p + i * v->size);
 }
 
 static void put(const vocabulary *v, void *p, size_t i, double wide) {
-    float narrow = (float)wide;
-    memcpy((char *)p + i * v->size, v->size == sizeof wide ? (void *)&wide : &narrow, v->size);
+    v->put_one((char *)p + i * v->size, wide);
+}
+
+static uint64_t random_bits(void) {
+    static uint64_t state = 1;
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return state;
 }
 
 static double random_number(void) {
-    static uint64_t state = 1;
-    state = state * 6364136223846793005u + 1442695040888963407u;
+    uint64_t state = random_bits();
     return ldexp((double)(int64_t)state, (int)(state >> 20 & 15) - 70);
 }
 
@@ -137,7 +188,7 @@ static void test_load_and_store(const vocabulary *v) {
             CHECK(memcmp(p, data, bytes) == 0);
         }
     }
-    for (size_t at = 0; at + bytes <= 1024; at += bytes) {
+    for (size_t at = 0; v->stream && at + bytes <= 1024; at += bytes) {
         fill(v, data, v->lanes, at);
         v->stream(page + at, data);
         v_stream_end();
@@ -210,6 +261,222 @@ static void test_fma(const vocabulary *v) {
     }
 }
 
+/* ---- 16-bit elements: every one of them, and whatever rounds to them ---------------------------------- */
+
+/* A type by its definition: bits of the fraction, the least normal exponent, the bits of infinity; and as the
+ * vocabulary and convert.h have it. */
+typedef struct {
+    const vocabulary *v;
+    int fraction_bits, least_exponent;
+    uint16_t infinity;
+    float (*to_f32)(uint16_t half);
+    uint16_t (*from_f32)(float value);
+    void (*load)(float *to, const void *p);
+    void (*store)(void *to, const float *p);
+    void (*load_part)(float *to, const void *p, size_t n);
+    void (*store_part)(void *to, const float *p, size_t n);
+} half_type;
+
+#define HALF_TYPE(T, fraction_bits, least_exponent, infinity)                                                \
+    static void load_##T(float *to, const void *p) { v_store_f32(to, v_load_##T(p)); }                       \
+    static void store_##T(void *to, const float *p) { v_store_##T(to, v_load_f32(p)); }                      \
+    static void load_n_##T(float *to, const void *p, size_t n) { v_store_f32(to, v_load_part_##T(p, n)); }   \
+    static void store_n_##T(void *to, const float *p, size_t n) { v_store_part_##T(to, v_load_f32(p), n); }  \
+    static const half_type half_##T = {                                                                      \
+        &T,       fraction_bits, least_exponent, infinity,   wn_##T##_to_f32, wn_f32_to_##T,                 \
+        load_##T, store_##T,     load_n_##T,     store_n_##T};
+HALF_TYPE(f16, 10, -14, 0x7c00)
+HALF_TYPE(bf16, 7, -126, 0x7f80)
+
+/* The value that these bits stand for; of the bits of infinity, what the next exponent would mean. */
+static double value_of(const half_type *h, unsigned bits) {
+    unsigned fraction = bits & ((1u << h->fraction_bits) - 1), exponent = (bits & 0x7fff) >> h->fraction_bits;
+    if (exponent) fraction += 1u << h->fraction_bits;
+    int power = h->least_exponent - h->fraction_bits + (exponent ? (int)exponent - 1 : 0);
+    return (bits & 0x8000 ? -1.0 : 1.0) * ldexp(fraction, power);
+}
+
+/* Rounds to a multiple of the last place, to even: the bits, except of NaN. */
+static uint16_t rounded(const half_type *h, double value) {
+    unsigned sign = signbit(value) ? 0x8000 : 0;
+    int exponent;
+    if (fabs(value) > DBL_MAX) return (uint16_t)(sign | h->infinity);
+    frexp(value, &exponent); /* below 2^exponent, from half of it on */
+    exponent = value == 0.0 || exponent - 1 < h->least_exponent ? h->least_exponent : exponent - 1;
+    unsigned multiple = (unsigned)rint(ldexp(fabs(value), h->fraction_bits - exponent));
+    /* a fraction that overflows carries into the exponent, as it should; a normal one brings its leading bit
+     */
+    unsigned bits = multiple + ((unsigned)(exponent - h->least_exponent) << h->fraction_bits);
+    return (uint16_t)(sign | (bits < h->infinity ? bits : h->infinity));
+}
+
+static void test_every_half(const half_type *h) {
+    for (unsigned first = 0; first < 0x10000; first += (unsigned)V_F32) {
+        uint16_t half[V_F32], again[V_F32];
+        float narrow[V_F32];
+        double wide[V_F32];
+        for (unsigned i = 0; i < V_F32; i++) half[i] = (uint16_t)(first + i);
+        h->load(narrow, half);
+        h->v->load_store(again, half);
+        for (unsigned i = 0; i < V_F32; i += V_F64) h->v->wide(wide + i, half + i);
+        for (unsigned i = 0; i < V_F32; i++) {
+            unsigned magnitude = half[i] & 0x7fffu;
+            int is_nan = magnitude > h->infinity;
+            double value = value_of(h, half[i]);
+            if (magnitude == h->infinity) value = half[i] & 0x8000 ? (double)-INFINITY : (double)INFINITY;
+            if (is_nan) value = (double)NAN;
+            CHECK(same((double)narrow[i], value) && same((double)h->to_f32(half[i]), value));
+            CHECK(same(wide[i], value));
+            /* NaN stays one, of its sign */
+            CHECK(is_nan ? (again[i] & 0x7fff) > h->infinity && !((again[i] ^ half[i]) & 0x8000)
+                         : again[i] == half[i]);
+            CHECK(!is_nan || (!signbit(narrow[i]) == !(half[i] & 0x8000)));
+            CHECK(is_nan || h->from_f32(narrow[i]) == half[i]);
+        }
+    }
+}
+
+/* Numbers to be rounded, a vector at a time. */
+static const half_type *round_to;
+static float to_round[V_F32];
+static size_t round_count, rounded_count;
+
+static void round_vector(void) {
+    uint16_t half[V_F32], part[V_F32] = {0};
+    round_to->store(half, to_round);
+    size_t n = 1 + rounded_count % V_F32;
+    if (n < V_F32) round_to->store_part(part, to_round, n);
+    for (size_t i = 0; i < round_count; i++) {
+        uint16_t scalar = round_to->from_f32(to_round[i]);
+        if (to_round[i] != to_round[i]) {
+            CHECK((half[i] & 0x7fff) > round_to->infinity && (scalar & 0x7fff) > round_to->infinity);
+            CHECK(!(half[i] & 0x8000) == !signbit(to_round[i]) && !((half[i] ^ scalar) & 0x8000));
+        } else {
+            CHECK(half[i] == rounded(round_to, (double)to_round[i]) && scalar == half[i]);
+        }
+        CHECK(n == V_F32 || part[i] == (i < n ? half[i] : 0));
+    }
+    rounded_count += round_count;
+    round_count = 0;
+}
+
+static void round_one(float value) {
+    to_round[round_count++] = value;
+    if (round_count == V_F32) round_vector();
+}
+
+static void round_bits(uint32_t bits) { round_one(wn_float_of(bits)); }
+
+/* The float and the next ones on either side, of both signs. */
+static void round_about(double value) {
+    uint32_t bits = wn_bits_of((float)value);
+    for (uint32_t step = 0; step < 5; step++) {
+        round_bits(bits + step - 2);
+        round_bits((bits + step - 2) ^ 0x80000000);
+    }
+}
+
+static void test_rounding(const half_type *h) {
+    round_to = h;
+    memset(to_round, 0, sizeof to_round);
+    for (unsigned bits = 0; bits < h->infinity; bits++) {
+        round_about(0.5 * value_of(h, bits) + 0.5 * value_of(h, bits + 1)); /* halfway */
+        round_about(value_of(h, bits));
+    }
+    for (uint32_t i = 0; i < 0x1000; i++) { /* the ends of the range of float, and NaN of all kinds */
+        round_bits(i), round_bits(i | 0x80000000);
+        round_bits(0x7f7ff000 + i), round_bits(0xff7ff000 + i);
+        round_bits(0x7f800000 + i), round_bits(0xff800000 + i);
+        round_bits(0x7f800000 + (i << 11)), round_bits(0xff800000 + (i << 11));
+        round_bits(0x7fffffff - i), round_bits(0xffffffff - i);
+    }
+    for (uint32_t bit = 0; bit < 23; bit++)
+        round_bits(0x7f800000 | 1u << bit), round_bits(0xff800000 | 1u << bit);
+    for (int i = 0; i < 1 << 19; i++) round_bits((uint32_t)(random_bits() >> 32));
+    round_vector();
+}
+
+/* What is behind a part of a vector is neither read nor written: the pages there fault. */
+static void test_half_parts(const half_type *h) {
+    for (int place = 0; place < PLACES; place++) {
+        for (size_t n = 1; n < V_F32; n++) {
+            char data[64];
+            float narrow[V_F32];
+            fill(h->v, data, V_F32, n);
+            char *p = memcpy(place_for(2 * n, place), data, 2 * n);
+            h->load_part(narrow, p, n);
+            for (size_t i = 0; i < V_F32; i++)
+                CHECK(same((double)narrow[i], i < n ? get(h->v, data, i) : 0.0));
+            memset(p, UNTOUCHED, 2 * n);
+            h->store_part(p, narrow, n);
+            CHECK(memcmp(p, data, 2 * n) == 0);
+        }
+    }
+}
+
+/* float16's conversions do without subnormal floats, so a CPU told to flush those may as well do so. */
+static void test_flushing(void) {
+#ifdef __x86_64__
+    unsigned control = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(control | 0x8040); /* FTZ and DAZ */
+    test_every_half(&half_f16);
+    test_rounding(&half_f16);
+    __builtin_ia32_ldmxcsr(control);
+#endif
+}
+
+/* ---- bits --------------------------------------------------------------------------------------------- */
+
+static void test_bits(void) {
+    for (size_t turn = 0; turn < 1000; turn++) {
+        char a[64], b[64], picked[64], copied[64];
+        fill(&f32, a, V_F32, turn), fill(&f32, b, V_F32, turn * 7 / 3);
+        v_f32 p = v_load_f32(a), q = v_load_f32(b);
+        v_i32 bits = v_bits_f32(p);
+        CHECK(sizeof bits == sizeof p && memcmp(&bits, a, sizeof bits) == 0);
+        v_store_f32(copied, v_from_bits_f32(bits));
+        CHECK(memcmp(copied, a, sizeof p) == 0);
+        v_store_f32(picked, v_select_f32(V_WHERE(p < q), p, q));
+        for (size_t i = 0; i < V_F32; i++)
+            CHECK(memcmp(picked + 4 * i, (get(&f32, a, i) < get(&f32, b, i) ? a : b) + 4 * i, 4) == 0);
+
+        fill(&f64, a, V_F64, turn), fill(&f64, b, V_F64, turn * 7 / 3);
+        v_f64 r = v_load_f64(a), s = v_load_f64(b);
+        v_i64 wide_bits = v_bits_f64(r);
+        CHECK(sizeof wide_bits == sizeof r && memcmp(&wide_bits, a, sizeof wide_bits) == 0);
+        v_store_f64(copied, v_from_bits_f64(wide_bits));
+        CHECK(memcmp(copied, a, sizeof r) == 0);
+        v_store_f64(picked, v_select_f64(V_WHERE(r != s), r, s));
+        for (size_t i = 0; i < V_F64; i++)
+            CHECK(memcmp(picked + 8 * i, (get(&f64, a, i) != get(&f64, b, i) ? a : b) + 8 * i, 8) == 0);
+    }
+}
+
+/* a * b - p, of numbers of all digits or few. */
+static void test_product_error(const vocabulary *v) {
+    for (int turn = 0; turn < 10000; turn++) {
+        char a[64], b[64], p[64], error[64];
+        int most = v == &f32 ? 30 : 300; /* neither the product nor its error leaves the range */
+        for (size_t i = 0; i < v->lanes; i++) {
+            put(v, a, i, ldexp((double)(int64_t)random_bits(), turn % most - 63));
+            put(v, b, i, ldexp((double)(int64_t)random_bits(), turn / 3 % most - most / 2 - 63));
+            if (turn % 3 == 0) put(v, a, i, ldexp((double)(random_bits() >> (turn & 63)), turn % 20 - 40));
+            if (turn % 5 == 0) put(v, b, i, get(v, a, i)); /* squares, too */
+            double product = get(v, a, i) * get(v, b, i);
+            put(v, p, i, product);
+        }
+        if (v == &f32)
+            v_store_f32(error, v_product_error_f32(v_load_f32(a), v_load_f32(b), v_load_f32(p)));
+        else
+            v_store_f64(error, v_product_error_f64(v_load_f64(a), v_load_f64(b), v_load_f64(p)));
+        for (size_t i = 0; i < v->lanes; i++) {
+            double x = get(v, a, i), y = get(v, b, i), z = get(v, p, i);
+            CHECK(get(v, error, i) ==
+                  (v == &f32 ? x * y - z : fma(x, y, -z))); /* float64 holds that of floats */
+        }
+    }
+}
+
 static void test_sum(void) {
     for (int turn = 0; turn < 1000; turn++) {
         double lane[V_F64];
@@ -232,14 +499,24 @@ __attribute__((noinline)) static int run_tests(void) {
     char *memory = mmap(NULL, 3 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     page = memory + PAGE;
     if (memory == MAP_FAILED || mprotect(page, PAGE, PROT_READ | PROT_WRITE) != 0) abort();
-    const vocabulary *const both[] = {&f32, &f64};
-    for (int i = 0; i < 2; i++) {
-        test_set(both[i]);
-        test_load_and_store(both[i]);
-        test_parts(both[i]);
-        test_wide(both[i]);
-        test_fma(both[i]);
+    const vocabulary *const all[] = {&f32, &f64, &f16, &bf16};
+    for (int i = 0; i < 4; i++) {
+        if (all[i]->set) test_set(all[i]);
+        test_load_and_store(all[i]);
+        test_parts(all[i]);
+        test_wide(all[i]);
+        if (all[i]->fma) test_fma(all[i]);
     }
+    const half_type *const halves[] = {&half_f16, &half_bf16};
+    for (int i = 0; i < 2; i++) {
+        test_every_half(halves[i]);
+        test_rounding(halves[i]);
+        test_half_parts(halves[i]);
+    }
+    test_flushing();
+    test_bits();
+    test_product_error(&f32);
+    test_product_error(&f64);
     test_sum();
     test_sizes();
     return check_result();
