@@ -14,31 +14,41 @@ typedef struct {
 
 #ifdef __GNUC__
 #    define ALWAYS_INLINE inline __attribute__((always_inline))
-typedef uint32_t v4 __attribute__((vector_size(16)));
 #else
 #    define ALWAYS_INLINE inline
+#endif
+#if defined(__has_builtin)
+#    if __has_builtin(__builtin_shufflevector)
+#        define HAS_SHUFFLES
+typedef uint32_t v4 __attribute__((vector_size(16)));
+#    endif
+#endif
+
+#ifdef HAS_SHUFFLES
+/* Four by four elements of 4 bytes, in registers. */
+static ALWAYS_INLINE void transpose_4x4(char *to, size_t to_step, const char *from, size_t from_step) {
+    v4 a[4], b[4], c[4];
+    for (size_t k = 0; k < 4; k++) memcpy(&a[k], from + k * from_step * 4, sizeof *a);
+    b[0] = __builtin_shufflevector(a[0], a[1], 0, 4, 1, 5);
+    b[1] = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7);
+    b[2] = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5);
+    b[3] = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
+    c[0] = __builtin_shufflevector(b[0], b[2], 0, 1, 4, 5);
+    c[1] = __builtin_shufflevector(b[0], b[2], 2, 3, 6, 7);
+    c[2] = __builtin_shufflevector(b[1], b[3], 0, 1, 4, 5);
+    c[3] = __builtin_shufflevector(b[1], b[3], 2, 3, 6, 7);
+    for (size_t k = 0; k < 4; k++) memcpy(to + k * to_step * 4, &c[k], sizeof *c);
+}
 #endif
 
 /* to[j * to_step + i] = from[i * from_step + j] for i < rows, j < columns, elements of so many bytes. */
 static ALWAYS_INLINE void transpose(char *to, size_t to_step, const char *from, size_t from_step, size_t rows,
                                     size_t columns, size_t size) {
     size_t i = 0;
-#ifdef __GNUC__
-    for (; size == 4 && i + 4 <= rows; i += 4) { /* four by four, in registers */
-        size_t j = 0;
-        for (; j + 4 <= columns; j += 4) {
-            v4 a[4], b[4];
-            for (size_t k = 0; k < 4; k++) memcpy(&a[k], from + ((i + k) * from_step + j) * 4, sizeof *a);
-            b[0] = (v4){a[0][0], a[1][0], a[2][0], a[3][0]};
-            b[1] = (v4){a[0][1], a[1][1], a[2][1], a[3][1]};
-            b[2] = (v4){a[0][2], a[1][2], a[2][2], a[3][2]};
-            b[3] = (v4){a[0][3], a[1][3], a[2][3], a[3][3]};
-            for (size_t k = 0; k < 4; k++) memcpy(to + ((j + k) * to_step + i) * 4, &b[k], sizeof *b);
-        }
-        for (; j < columns; j++)
-            for (size_t k = i; k < i + 4; k++)
-                memcpy(to + (j * to_step + k) * 4, from + (k * from_step + j) * 4, 4);
-    }
+#ifdef HAS_SHUFFLES
+    for (; size == 4 && columns % 4 == 0 && i + 4 <= rows; i += 4)
+        for (size_t j = 0; j < columns; j += 4)
+            transpose_4x4(to + (j * to_step + i) * 4, to_step, from + (i * from_step + j) * 4, from_step);
 #endif
     for (; i < rows; i++)
         for (size_t j = 0; j < columns; j++)

@@ -5,13 +5,13 @@
 
 typedef struct {
     double x[WN_ROWS * WN_TILE], y[WN_ROWS * WN_TILE]; /* room for a packed tile of any dtype */
-    const void *x_rows[WN_MORE_ROWS];
-    void *y_rows[WN_MORE_ROWS];
+    const void *x_rows[WN_ROWS];
+    void *y_rows[WN_ROWS];
     wn_norm norm[WN_STRIP];
     bool wide[WN_STRIP];
     /* of the compute type, per column and, for affine by row, per row */
     double mean_hi[WN_STRIP], rstd[WN_STRIP], offset[WN_STRIP];
-    double weight[WN_STRIP], bias[WN_STRIP];    /* WN_STRIP is at least WN_MORE_ROWS */
+    double weight[WN_STRIP], bias[WN_STRIP];
     double shift[WN_STRIP], sums[4 * WN_STRIP]; /* of exact statistics */
 } cols_scratch;
 
@@ -26,14 +26,9 @@ static strip strip_at(const wn_job *job, size_t unit) {
                    wn_min(job->unit_columns, (size_t)job->problem->inner.count - first)};
 }
 
-/* Of the problem, not of a strip: how a column is summed does not depend on how the others are cut. */
-static bool is_narrow(const wn_job *job) { return job->problem->inner.count <= WN_NARROW; }
-
-static size_t block_rows(const wn_job *job) { return is_narrow(job) ? WN_MORE_ROWS : WN_ROWS; }
-
 static void cut(wn_job *job, size_t threads) {
     size_t outer = (size_t)job->problem->outer.count, columns = (size_t)job->problem->inner.count;
-    job->blocks = wn_ceil_div((size_t)job->problem->reduced.count, block_rows(job));
+    job->blocks = wn_ceil_div((size_t)job->problem->reduced.count, WN_ROWS);
     job->part_blocks = wn_ceil_div(job->blocks, WN_MAX_COLUMN_PARTS);
     if (job->part_blocks < WN_PART_BLOCKS) job->part_blocks = WN_PART_BLOCKS;
     job->parts = wn_ceil_div(job->blocks, job->part_blocks);
@@ -99,7 +94,7 @@ static size_t load_rows(const wn_job *job, const strip *s, size_t row, size_t co
 }
 
 static size_t row_end(const wn_job *job, size_t part) {
-    return wn_min((size_t)job->problem->reduced.count, (part + 1) * job->part_blocks * block_rows(job));
+    return wn_min((size_t)job->problem->reduced.count, (part + 1) * job->part_blocks * WN_ROWS);
 }
 
 static void strip_part_moments(const wn_job *job, const strip *s, size_t part, double scale,
@@ -110,19 +105,17 @@ static void strip_part_moments(const wn_job *job, const strip *s, size_t part, d
     const wn_state none = {0};
     for (size_t c = 0; c < s->columns; c++) wn_put_state(&states, c, &none);
     *total = 0.0;
-    for (size_t row = part * job->part_blocks * block_rows(job); row < end; row += count) {
-        count = wn_min(block_rows(job), end - row);
+    for (size_t row = part * job->part_blocks * WN_ROWS; row < end; row += count) {
+        count = wn_min(WN_ROWS, end - row);
         size_t rows = load_rows(job, s, row, count, false, scale, scratch);
         if (rows == 0) continue; /* all of them masked */
         const void *const *x_rows = scratch->x_rows;
         if (job->problem->exact) {
             job->kernels->exact_cols(x_rows, rows, s->columns, *total == 0.0, scratch->shift, scratch->sums);
         } else if (*total == 0.0) {
-            job->kernels->moments_cols(x_rows, rows, s->columns, is_narrow(job), job->problem->centred,
-                                       &states);
+            job->kernels->moments_cols(x_rows, rows, s->columns, job->problem->centred, &states);
         } else {
-            job->kernels->moments_cols(x_rows, rows, s->columns, is_narrow(job), job->problem->centred,
-                                       &of_block);
+            job->kernels->moments_cols(x_rows, rows, s->columns, job->problem->centred, &of_block);
             job->kernels->merge_cols(&states, *total, &of_block, (double)rows, s->columns);
         }
         *total += (double)rows;
@@ -141,7 +134,7 @@ static void add_part(const wn_job *job, const strip *s, size_t part) {
     ptrdiff_t base = wn_locate(&p->outer, s->outer).x + (ptrdiff_t)(s->first * job->x_size);
     size_t end = row_end(job, part);
     row_stretch rows;
-    for (size_t row = part * job->part_blocks * block_rows(job); row < end; row += rows.count) {
+    for (size_t row = part * job->part_blocks * WN_ROWS; row < end; row += rows.count) {
         rows = stretch_from(job, row, end - row);
         for (size_t i = 0; i < rows.count; i++)
             wn_add_elements(job, base + rows.at.x + (ptrdiff_t)i * rows.step.x, s->columns);
@@ -188,7 +181,7 @@ static double strip_max_magnitude(const wn_job *job, const strip *s, cols_scratc
     size_t end = (size_t)job->problem->reduced.count, count;
     double most = 0.0;
     for (size_t row = 0; row < end; row += count) {
-        count = wn_min(block_rows(job), end - row);
+        count = wn_min(WN_ROWS, end - row);
         size_t rows = load_rows(job, s, row, count, false, 1.0, scratch);
         for (size_t r = 0; r < rows; r++) {
             double magnitude = wn_max_magnitude(scratch->x_rows[r], s->columns);
@@ -284,8 +277,8 @@ static void apply_range(const wn_job *job, cols_scratch *scratch, size_t row_cou
                         job->stream,
                         false,
                         NULL};
-    const void *moved_x[WN_MORE_ROWS], **x_rows = scratch->x_rows;
-    void *moved_y[WN_MORE_ROWS], **y_rows = scratch->y_rows;
+    const void *moved_x[WN_ROWS], **x_rows = scratch->x_rows;
+    void *moved_y[WN_ROWS], **y_rows = scratch->y_rows;
     if (c > 0) {
         x_rows = moved_x, y_rows = moved_y;
         for (size_t r = 0; r < row_count; r++) {
@@ -361,8 +354,8 @@ static void part_apply(const wn_job *job, size_t unit, size_t part, void *memory
     cols_scratch *scratch = memory;
     strip s = strip_at(job, unit);
     size_t end = row_end(job, part), count;
-    for (size_t row = part * job->part_blocks * block_rows(job); row < end; row += count) {
-        count = alike_rows(job, row, wn_min(block_rows(job), end - row));
+    for (size_t row = part * job->part_blocks * WN_ROWS; row < end; row += count) {
+        count = alike_rows(job, row, wn_min(WN_ROWS, end - row));
         load_rows(job, &s, row, count, true, 1.0, scratch);
         place_rows(job, &s, row, count, scratch);
         if (job->rows_affine) load_column_parameters(job, &s, row, scratch);

@@ -12,10 +12,8 @@
 enum {
     WN_BLOCK = 4096,     /* elements of a block in the pattern run: at most 32 KiB, within L1 */
     WN_BLOCK_RUNS = 128, /* and at most so many runs */
-    WN_ROWS = 128,       /* rows of a block in the pattern cols, */
-    WN_MORE_ROWS = 512,  /* where rows are of at most WN_NARROW columns */
-    WN_NARROW = 16,
-    WN_STRIP = 512 /* columns that one cols kernel call may take */
+    WN_ROWS = 128,       /* rows of a block in the pattern cols */
+    WN_STRIP = 512       /* columns that one cols kernel call may take */
 };
 
 /* count, mean and M2 (sum of squared deviations). The mean is the sum mean + mean_lo, for float64 data

@@ -57,38 +57,11 @@ static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, size_t step, siz
     }
 }
 
-/* Narrow rows have too few columns to hide the latency of additions: every fourth row goes to a sum of its
- * own. */
-static ALWAYS_INLINE void FN(add_narrow)(const void *const *rows, size_t row_count, size_t c, size_t part,
-                                         int shifted, FN(columns) * to) {
-    v_f64 s[4], q[4], lost[4], shift = v_set_f64(0.0);
-    UNROLL for (size_t i = 0; i < 4; i++) s[i] = q[i] = lost[i] = v_set_f64(0.0);
-    if (shifted) shift = FN(load_columns)(to->shift + c, part);
-    for (size_t row = 0; row < row_count; row += 4) {
-        UNROLL for (size_t i = 0; i < 4; i++) {
-            if (row + i >= row_count) break;
-            const T *x = (const T *)rows[row + i] + c;
-            v_f64 d;
-            if (part)
-                d = V_WIDE_PART(x, part, 0.0);
-            else
-                d = V_WIDE(x);
-            if (shifted) d -= shift;
-            FN(add_vector)(d, &s[i], &q[i], &lost[i]);
-        }
-    }
-    FN(store_columns)(to->sum + c, (s[0] + s[1]) + (s[2] + s[3]), part);
-    FN(store_columns)(to->square + c, (q[0] + q[1]) + (q[2] + q[3]), part);
-    FN(store_columns)(to->lost + c, (lost[0] + lost[1]) + (lost[2] + lost[3]), part);
-}
-
 static ALWAYS_INLINE void FN(add_block)(const void *const *rows, size_t row_count, size_t columns,
-                                        int is_narrow, int shifted, FN(columns) * to) {
+                                        int shifted, FN(columns) * to) {
     size_t most = FN(row_step)(row_count, columns), step;
     for (size_t c = 0; c < columns; c++) to->sum[c] = to->square[c] = to->lost[c] = 0.0;
-    for (size_t c = 0; is_narrow && c < columns; c += V_F64)
-        FN(add_narrow)(rows, row_count, c, columns - c < V_F64 ? columns - c : 0, shifted, to);
-    for (size_t row = 0; !is_narrow && row < row_count; row += step) {
+    for (size_t row = 0; row < row_count; row += step) {
         step = row_count - row < most ? row_count - row : most;
         size_t c = 0;
         for (; c + FN(WIDE) * V_F64 <= columns; c += FN(WIDE) * V_F64)
@@ -104,8 +77,8 @@ static ALWAYS_INLINE void FN(add_block)(const void *const *rows, size_t row_coun
 /* Moves poor shifts to the first element, or from there to the mean, and sums again. The other columns keep
  * their shift and so their bits: a column does not depend on its neighbours. Returns whether there was any.
  */
-static int FN(shift_columns)(const void *const *rows, size_t row_count, size_t columns, int is_narrow,
-                             int to_mean, FN(columns) * to) {
+static int FN(shift_columns)(const void *const *rows, size_t row_count, size_t columns, int to_mean,
+                             FN(columns) * to) {
     double inverse_count = 1.0 / (double)row_count;
     int any = 0;
     for (size_t c = 0; c < columns; c++) {
@@ -115,29 +88,29 @@ static int FN(shift_columns)(const void *const *rows, size_t row_count, size_t c
         if (fabs(shift) <= DBL_MAX) to->shift[c] = shift; /* else inf must stay in the sums */
         any = 1;
     }
-    if (any) FN(add_block)(rows, row_count, columns, is_narrow, 1, to);
+    if (any) FN(add_block)(rows, row_count, columns, 1, to);
     return any;
 }
 
-static void FN(moments_cols)(const void *const *rows, size_t row_count, size_t columns, int is_narrow,
-                             int centred, const wn_states *block) {
+static void FN(moments_cols)(const void *const *rows, size_t row_count, size_t columns, int centred,
+                             const wn_states *block) {
     FN(columns) to;
     double inverse_count = 1.0 / (double)row_count;
     for (size_t c = 0; c < columns; c++) to.shift[c] = to.sum[c] = to.square[c] = block->m2_lo[c] = 0.0;
-    if (!IS_FLOAT64 || !centred) FN(add_block)(rows, row_count, columns, is_narrow, 0, &to);
+    if (!IS_FLOAT64 || !centred) FN(add_block)(rows, row_count, columns, 0, &to);
     if (!centred) {
         for (size_t c = 0; c < columns; c++) block->mean[c] = block->mean_lo[c] = 0.0;
         memcpy(block->m2, to.square, columns * sizeof *to.square);
         for (size_t c = 0; c < columns; c++) {
             if (!IS_FLOAT64 || to.square[c] == to.square[c]) continue;
-            const void *elements[WN_MORE_ROWS];
+            const void *elements[WN_ROWS];
             for (size_t r = 0; r < row_count; r++) elements[r] = (const T *)rows[r] + c;
             block->m2[c] = FN(plain_squares)(elements, row_count, 1);
         }
         return;
     }
-    if (FN(shift_columns)(rows, row_count, columns, is_narrow, 0, &to))
-        FN(shift_columns)(rows, row_count, columns, is_narrow, 1, &to);
+    if (FN(shift_columns)(rows, row_count, columns, 0, &to))
+        FN(shift_columns)(rows, row_count, columns, 1, &to);
     for (size_t c = 0; c < columns; c++) {
         double m2 = to.square[c] - FN(excess)((FN(sums)){to.sum[c], to.square[c]}, inverse_count);
         wn_two_sum(to.shift[c], to.sum[c] * inverse_count, &block->mean[c], &block->mean_lo[c]);
