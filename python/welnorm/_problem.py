@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -52,8 +51,7 @@ class State(NamedTuple):
     m2_lo: Array
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One call, checked: ``out = activation((x - mean) / sqrt(var + eps) * weight + bias)``.
 
     Attributes
@@ -148,6 +146,8 @@ def check_activation(activation: Any) -> None:
 
 def check_axes(axis: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
     """Ascending non-negative axes. AxisError or ValueError as in NumPy."""
+    if type(axis) is int and -ndim <= axis < ndim:
+        return (axis % ndim,)
     try:
         return tuple(sorted(normalize_axis_tuple(axis, ndim, argname="axis")))
     except OverflowError:
@@ -183,6 +183,9 @@ def check_parameter(value: Any, name: str, shape: tuple[int, ...], compute: np.d
     array = _dtypes.as_float_array(value, name)
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, but must have shape {shape}")
+    flags = array.flags
+    if array.dtype == compute and flags.c_contiguous and flags.aligned:
+        return array
     with np.errstate(all="ignore"):
         return np.require(array, compute, ("C", "A"))
 
@@ -217,7 +220,7 @@ def check_out(out: Any, x: Array, dtype: DTypeLike | None, name: str = "out") ->
         raise ValueError(f"{name} has shape {out.shape}, but must have x's shape {x.shape}")
     if not out.flags.writeable:
         raise ValueError(f"{name} is read-only")
-    if out.size and _overlaps_itself(out):
+    if out.size and not out.flags.forc and _overlaps_itself(out):
         raise ValueError(f"{name} has elements that share memory with each other")
     return out
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -460,8 +459,7 @@ def _grouped(problem: Problem, length: int) -> Problem:
 
     kept = {0, axis, problem.affine[0]}
     affine = {axis, axis + 1, *(a + (a > axis) for a in problem.affine)}
-    return replace(
-        problem,
+    return problem._replace(
         x=split(problem.x),
         out=split(problem.out),
         weight=None if problem.weight is None else split(problem.weight),
@@ -523,8 +521,7 @@ class _Channels:
         problem = make_problem(
             x, None, None, reduced=reduced, affine=self.axes, eps=eps, out=y, activation=activation
         )
-        return replace(
-            problem,
+        return problem._replace(
             weight=None if weight is None else self.parameter(weight, "weight", compute),
             bias=None if bias is None else self.parameter(bias, "bias", compute),
             mask=None if mask is None else check_mask(mask, self.shape, self.axes),
@@ -721,9 +718,9 @@ def _add_norm(
         raise ValueError("out shares memory with sum_out, but both results need their own")
     for name, value in (("weight", problem.weight), ("bias", problem.bias)):
         if value is not None and share_memory(value, h):  # the sum would overwrite it before it is used
-            problem = replace(problem, **{name: value.copy()})  # type: ignore[arg-type]
+            problem = problem._replace(**{name: value.copy()})  # type: ignore[arg-type]
     if all(same_memory(h, part) or not share_memory(h, part) for part in (a, b)):
-        _normalize(replace(problem, addends=(a, b)))
+        _normalize(problem._replace(addends=(a, b)))
     else:
         with np.errstate(all="ignore"):
             np.add(a, b, out=h)
@@ -857,7 +854,7 @@ def _norm_int8(
     )
     shape = statistics_shape(array.shape, axes)
     scales = np.ones(shape, np.float32) if scale is None else _check_scale(scale, shape)
-    _normalize(replace(problem, scale=scales, scale_is_given=scale is not None))
+    _normalize(problem._replace(scale=scales, scale_is_given=scale is not None))
     return q, scales
 
 
@@ -964,7 +961,7 @@ def _write(problem: Problem, action: Any) -> Any:
     """Run action on the problem, by way of a temporary where `out` overlaps an input."""
     if not overlaps_inputs(problem):
         return action(problem)
-    apart = replace(problem, out=np.empty(problem.x.shape, problem.out.dtype))
+    apart = problem._replace(out=np.empty(problem.x.shape, problem.out.dtype))
     result = action(apart)
     problem.out[...] = apart.out
     return result

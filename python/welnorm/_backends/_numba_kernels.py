@@ -33,7 +33,7 @@ _MEAN, _OFFSET, _RSTD, _AGAIN, _LOST_TOTAL, _WORK_ROWS = 4, 5, 6, 4, 8, 12
 FLOAT64, FLOAT32, FLOAT16, BFLOAT16 = range(4)
 _RELU, _SILU, _GELU = 1, 2, 3  # see ACTIVATIONS
 _SQRT_HALF = math.sqrt(0.5)
-_GELU_TANH_SLOPE = -2.0 * math.sqrt(2.0 / math.pi)
+_GELU_TANH_SLOPE = 2.0 * math.sqrt(2.0 / math.pi)
 _index = np.uint64  # without a sign, Numba does not test for negative indices, and loops vectorise
 _LARGEST = float(np.finfo(np.float64).max)
 
@@ -491,6 +491,12 @@ def _affine(n: int, work: Array, weight: Array, bias: Array, at: int, step: int)
             work[_VALUE, i] = _multiply_add(work[_VALUE, i], w, b)
 
 
+@_jit(forceinline=True)
+def _logistic(t: float) -> float:
+    e = math.exp(-abs(t))
+    return (e if t < 0.0 else 1.0) / (1.0 + e)
+
+
 @_jit()
 def _activate(n: int, work: Array, activation: int) -> None:
     """Apply an activation; the formulas are those of the backend `reference`."""
@@ -500,7 +506,7 @@ def _activate(n: int, work: Array, activation: int) -> None:
             work[_VALUE, i] = 0.0 if y < 0.0 else y
     elif activation == _SILU:
         for i in range(n):
-            work[_VALUE, i] /= 1.0 + math.exp(-work[_VALUE, i])
+            work[_VALUE, i] *= _logistic(work[_VALUE, i])
     elif activation == _GELU:
         for i in range(n):
             y = work[_VALUE, i]
@@ -508,7 +514,7 @@ def _activate(n: int, work: Array, activation: int) -> None:
     else:
         for i in range(n):
             y = work[_VALUE, i]
-            work[_VALUE, i] = y / (1.0 + math.exp(_GELU_TANH_SLOPE * (y + 0.044715 * (y * y * y))))
+            work[_VALUE, i] = y * _logistic(_GELU_TANH_SLOPE * (y + 0.044715 * (y * y * y)))
 
 
 @_jit(forceinline=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ def quantize_in_pieces(problem: Problem, normalize: Callable[[Problem, bool], St
     for index in _pieces(problem.x.shape, lengths):
         x = problem.x[index]
         y = scratch[: x.size].reshape(x.shape)
-        normalize(replace(problem, x=x, out=y, scale=None), False)
+        normalize(problem._replace(x=x, out=y, scale=None), False)
         scale = problem.scale[
             tuple(s if n > 1 else slice(1) for s, n in zip(index, problem.scale.shape, strict=True))
         ]

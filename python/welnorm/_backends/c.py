@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ def normalize(problem: Problem, want_state: bool) -> State | None:
     if problem.addends is not None and not _is_plain(problem.x, *problem.addends):
         with np.errstate(all="ignore"):
             np.add(*problem.addends, out=problem.x)
-        problem = replace(problem, addends=None)
+        problem = problem._replace(addends=None)
     if problem.scale is not None:
         axes = _layout(problem)
         if axes.pattern == "cols" or axes.inner > 1:
