@@ -9,52 +9,113 @@ from fractions import Fraction
 
 import numpy as np
 import welnorm as wn
+from ml_dtypes import bfloat16, finfo
 
-DTYPES = (np.float32, np.float64)
+WIDE = (np.float32, np.float64)
+NARROW = (np.float16, bfloat16)
+DTYPES = (*WIDE, *NARROW)
 
 #: Everything that computes: each instruction set of the backend c, and the other backends.
 ENGINES = (*(f"c-{isa}" for isa in wn.available_isas()), "numba", "reference")
 
 #: Largest error of y, in ULP of max(|weight * x_hat|, |bias|, |y|, floor). float32: promise N1. float64 has
-#: no wider type for its sums: what they round off is measured by the standard deviation, 1 in y.
+#: no wider type for its sums: what they round off is measured by the standard deviation, 1 in y. 16-bit data
+#: is computed in float32 and rounded once, N2: `assert_precise` adds half a unit of the narrow type.
 MAX_ULP = {np.dtype(np.float32): 4, np.dtype(np.float64): 6}
 FLOOR = {np.dtype(np.float32): 2.0**-7, np.dtype(np.float64): 1.0}
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A norm by its data's own statistics, and which axes it reduces and scales."""
+    """A norm by its data's own statistics, and which axes it reduces and scales.
+
+    For group norm those are axes of the array with its groups apart: of the shape `split(x.shape)`.
+    """
 
     name: str
     op: str
     axis: int | tuple[int, ...]
 
     def __call__(self, x, weight=None, bias=None, **options):
+        options["axis"] = self.axis
         if self.op == "batch_norm":
-            return wn.batch_norm(x, weight=weight, bias=bias, axis=self.axis, training=True, **options)
-        return getattr(wn, self.op)(x, weight, bias, axis=self.axis, **options)
+            return wn.batch_norm(x, weight=weight, bias=bias, training=True, **options)
+        if self.op == "group_norm":
+            return wn.group_norm(x, self.groups(np.shape(x)), weight, bias, **options)
+        return getattr(wn, self.op)(x, weight, bias, **options)
+
+    @property
+    def eps(self):
+        """The default."""
+        return 1e-6 if self.op == "rms_norm" else 1e-5
+
+    @property
+    def centred(self):
+        return self.op != "rms_norm"
 
     def _axes(self, ndim):
         axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
         return tuple(sorted(axis % ndim for axis in axes))
 
-    def affine(self, ndim):
-        return self._axes(ndim)
+    def _group_axis(self, shape):
+        """The axis that is cut into groups, and into how many: two where that can be."""
+        first, *last = self._axes(len(shape))
+        axis = last[0] if last and shape[first] % 2 else first  # inside blocks, or of whole blocks
+        return axis, math.gcd(2, shape[axis])
 
-    def reduced(self, ndim):
-        axes = self._axes(ndim)
-        return axes if self.op == "layer_norm" else tuple(a for a in range(ndim) if a not in axes)
+    def groups(self, shape):
+        axis, pieces = self._group_axis(shape)
+        return pieces if axis == self._axes(len(shape))[0] else pieces * shape[1]
+
+    def split(self, shape):
+        if self.op != "group_norm":
+            return shape
+        axis, pieces = self._group_axis(shape)
+        return (*shape[:axis], pieces, shape[axis] // pieces, *shape[axis + 1 :])
+
+    def affine(self, shape):
+        axes = self._axes(len(shape))
+        if self.op != "group_norm":
+            return axes
+        cut, _ = self._group_axis(shape)
+        return tuple(sorted({cut, cut + 1, *(axis + (axis > cut) for axis in axes)}))
+
+    def reduced(self, shape):
+        axes = self._axes(len(shape))
+        if self.op in ("layer_norm", "rms_norm"):
+            return axes
+        if self.op == "group_norm":
+            cut, _ = self._group_axis(shape)
+            kept = {0, cut, axes[0]}
+            return tuple(axis for axis in range(len(shape) + 1) if axis not in kept)
+        kept = {*axes, 0} if self.op == "instance_norm" else {*axes}
+        return tuple(axis for axis in range(len(shape)) if axis not in kept)
 
     def affine_shape(self, shape):
-        return tuple(shape[axis] for axis in self.affine(len(shape)))
+        lengths = tuple(shape[axis] for axis in self._axes(len(shape)))
+        return lengths if self.op in ("layer_norm", "rms_norm") else (math.prod(lengths),)
 
 
 LAYER = Norm("layer_norm", "layer_norm", -1)
 LAYER_TRAILING = Norm("layer_norm_trailing", "layer_norm", (-2, -1))
 LAYER_MIDDLE = Norm("layer_norm_middle", "layer_norm", 1)
 LAYER_APART = Norm("layer_norm_apart", "layer_norm", (0, -1))
+RMS = Norm("rms_norm", "rms_norm", -1)
+RMS_MIDDLE = Norm("rms_norm_middle", "rms_norm", 1)
 BATCH = Norm("batch_norm", "batch_norm", 1)
 BATCH_LAST = Norm("batch_norm_last", "batch_norm", -1)
+BATCH_BLOCKED = Norm("batch_norm_blocked", "batch_norm", (1, -1))
+GROUP = Norm("group_norm", "group_norm", 1)
+GROUP_LAST = Norm("group_norm_last", "group_norm", -1)
+GROUP_BLOCKED = Norm("group_norm_blocked", "group_norm", (1, -1))
+INSTANCE = Norm("instance_norm", "instance_norm", 1)
+INSTANCE_LAST = Norm("instance_norm_last", "instance_norm", -1)
+INSTANCE_BLOCKED = Norm("instance_norm_blocked", "instance_norm", (1, -1))
+
+NORMS = (
+    *(LAYER, LAYER_TRAILING, LAYER_MIDDLE, LAYER_APART, RMS, RMS_MIDDLE, BATCH, BATCH_LAST, BATCH_BLOCKED),
+    *(GROUP, GROUP_LAST, GROUP_BLOCKED, INSTANCE, INSTANCE_LAST, INSTANCE_BLOCKED),
+)
 
 # Where the kernels change course: vectors of 4, 8 and 16 elements, 32 running sums, blocks of 4096
 # elements, parts of 4 blocks; strips of 64 and 512 columns, 8 rows a step, blocks of 128 rows.
@@ -78,6 +139,22 @@ CASES = [
     *((BATCH, shape) for shape in ((1, 1, 2), (2, 3, 1, 1), (4, 5, 6, 7), (2, 3, 4, 5, 6), (600, 2, 7))),
     *((BATCH_LAST, (3, r, c)) for r, c in ((3, 5), (43, 513), (171, 16))),
     *((BATCH_LAST, shape) for shape in ((2, 1, 1), (4, 6, 7, 5), (2, 4, 5, 6, 3))),
+    *((BATCH_BLOCKED, shape) for shape in ((9, 2, 8), (3, 2, 43, 16), (2, 3, 5, 7, 4), (171, 1, 3, 33))),
+    *((RMS, (3, n)) for n in (*LENGTHS[::2], *BLOCKS[::2])),
+    *((RMS, shape) for shape in ((7,), (1, 1, 1), (130, 12), (2, 3, 4, 5, 6))),
+    *((RMS_MIDDLE, (2, *grid)) for grid in GRIDS[::4]),
+    *((RMS_MIDDLE, shape) for shape in ((3, 8, 4, 5), (2, 1, 3), (5, 9))),
+    *((GROUP, (2, c, n)) for c, n in ((2, 1), (4, 3), (6, 17), (8, 64), (2, 513), (4, 1366), (3, 4097))),
+    *((GROUP, shape) for shape in ((3, 16), (5, 1), (3, 6, 5, 7), (2, 64, 3, 3), (2, 4, 3, 4, 5))),
+    *((GROUP_LAST, (2, r, c)) for r, c in ((1, 2), (3, 6), (33, 8), (129, 34), (5, 130), (1025, 66))),
+    *((GROUP_LAST, shape) for shape in ((3, 5, 7, 6), (2, 3, 4, 5, 3))),
+    *((GROUP_BLOCKED, (2, b, 9, 8)) for b in (1, 2, 3, 6)),
+    *((GROUP_BLOCKED, shape) for shape in ((3, 4, 16), (2, 3, 33, 16), (2, 4, 5, 7, 4), (2, 3, 5, 5))),
+    *((INSTANCE, (2, 3, n)) for n in (1, 3, 17, 64, 513, 4097)),
+    *((INSTANCE, shape) for shape in ((3, 5), (1, 1, 9), (3, 4, 5, 7), (2, 3, 4, 5, 6))),
+    *((INSTANCE_LAST, (2, r, c)) for r, c in ((1, 3), (9, 1), (7, 8), (129, 17), (300, 65))),
+    *((INSTANCE_LAST, shape) for shape in ((3, 4, 5, 7), (2, 3, 4, 5, 6))),
+    *((INSTANCE_BLOCKED, shape) for shape in ((3, 2, 8), (2, 3, 33, 16), (2, 2, 5, 7, 4))),
 ]
 
 
@@ -125,6 +202,17 @@ def random_data(seed, shape, dtype, offset=0.0, spread=1.0):
     return (offset + spread * generator.standard_normal(shape)).astype(dtype)
 
 
+def same_bytes(a, b):
+    """Whether arrays agree in dtype, shape and all bits."""
+    return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+
+def same_values(a, b):
+    """`same_bytes`, but any NaN is as good as another."""
+    nan = np.isnan(a)
+    return np.array_equal(nan, np.isnan(b)) and same_bytes(np.where(nan, 0, a), np.where(nan, 0, b))
+
+
 def random_parameters(seed, shape, dtype):
     """A weight and a bias of either sign."""
     return random_data((seed, 1), shape, dtype, 0.5), random_data((seed, 2), shape, dtype)
@@ -138,12 +226,16 @@ def _mean(x, reduced):
     return np.expand_dims(mean, reduced)
 
 
-def exact_deviations(x, reduced):
-    """x - mean and the variance, in long double: two passes, the second takes off the first mean's error."""
+def exact_deviations(x, reduced, centred=True):
+    """x - mean and the variance, in long double: two passes, the second takes off the first mean's error.
+
+    If not centred, x and the mean of its squares.
+    """
     x = np.asarray(x, dtype=np.longdouble)
-    rough = x - _mean(x, reduced)
-    deviations = rough - _mean(rough, reduced)
-    return deviations, _mean(deviations**2, reduced)
+    if centred:
+        x = x - _mean(x, reduced)
+        x = x - _mean(x, reduced)
+    return x, _mean(x**2, reduced)
 
 
 def exact_affine(deviations, variance, affine, weight=None, bias=None, eps=1e-5):
@@ -159,24 +251,60 @@ def exact_affine(deviations, variance, affine, weight=None, bias=None, eps=1e-5)
     return y, size
 
 
-def exact_norm(norm, x, weight=None, bias=None, eps=1e-5):
+def exact_moments(norm, x):
+    """`exact_deviations` for a norm by its data's own statistics, of the shape `split`."""
+    return exact_deviations(np.reshape(x, norm.split(x.shape)), norm.reduced(x.shape), norm.centred)
+
+
+def exact_norm(norm, x, weight=None, bias=None, eps=None):
     """`exact_affine` for a norm by its data's own statistics."""
-    return exact_affine(*exact_deviations(x, norm.reduced(x.ndim)), norm.affine(x.ndim), weight, bias, eps)
+    eps = norm.eps if eps is None else eps
+    exact = exact_affine(*exact_moments(norm, x), norm.affine(x.shape), weight, bias, eps)
+    return tuple(value.reshape(x.shape) for value in exact)
 
 
 def ulp_errors(y, exact, size):
-    """The errors of y in units in the last place, in y's dtype, of the larger of size and the floor."""
-    finfo = np.finfo(y.dtype)
-    _, exponent = np.frexp(np.maximum(size, FLOOR[y.dtype]))
-    ulp = np.ldexp(np.longdouble(1), exponent - 1 - finfo.nmant)
-    return np.abs(np.asarray(y, dtype=np.longdouble) - exact) / ulp
+    """The errors of y in units in the last place of the larger of size and the floor, in y's compute type.
+
+    What the one rounding to a 16-bit type may add, half a unit of that, is taken off.
+    """
+    compute = compute_type(y.dtype)
+    _, exponent = np.frexp(np.maximum(size, FLOOR[compute]))
+    ulp = np.ldexp(np.longdouble(1), exponent - 1 - finfo(compute).nmant)
+    value, rounding = np.asarray(y, dtype=np.longdouble), np.longdouble(0)
+    if y.dtype in NARROW:
+        info = finfo(y.dtype)
+        beyond = np.ldexp(np.longdouble(1), info.maxexp)  # what rounds to it is inf
+        value, exact = (np.where(np.isnan(a), a, np.clip(a, -beyond, beyond)) for a in (value, exact))
+        _, exponent = np.frexp(np.minimum(np.maximum(np.abs(value), np.abs(exact)), float(info.max)))
+        rounding = np.ldexp(np.longdouble(0.5), np.maximum(exponent - 1, info.minexp) - info.nmant)
+    return np.maximum(np.abs(value - exact) - rounding, 0) / ulp
 
 
 def assert_precise(y, exact, size):
     """Assert that y is within the budget of its dtype."""
     assert y.shape == exact.shape
     worst = float(ulp_errors(y, exact, size).max(initial=0.0))
-    assert worst <= MAX_ULP[y.dtype], f"{worst:.3f} ULP"
+    assert worst <= MAX_ULP[compute_type(y.dtype)], f"{worst:.3f} ULP"
+
+
+def compute_type(dtype):
+    """What data of that dtype is computed in."""
+    return np.dtype(np.float32) if dtype in NARROW else np.dtype(dtype)
+
+
+def rounded_once(y, dtype):
+    """y, of the compute type, as the dtype of the data: promise N2."""
+    with np.errstate(over="ignore"):
+        return y.astype(dtype)
+
+
+def is_rounded(result, y):
+    """Whether result is y rounded to its dtype; float64 may become 16 bits by way of float32."""
+    ways = [rounded_once(y, result.dtype)]
+    if y.dtype == np.float64 and result.dtype in NARROW:
+        ways.append(rounded_once(rounded_once(y, np.float32), result.dtype))
+    return result.shape == y.shape and bool(np.all(np.logical_or.reduce([result == way for way in ways])))
 
 
 def rational_moments(values):

@@ -27,18 +27,20 @@ from .functional import (
     batch_norm,
     fold_batch_norm,
     group_norm,
+    instance_norm,
     layer_norm,
     layer_norm_int8,
     rms_norm,
     rms_norm_int8,
 )
-from .layers import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from .layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BatchNorm",
     "GroupNorm",
+    "InstanceNorm",
     "LayerNorm",
     "Moments",
     "RMSNorm",
@@ -54,6 +56,7 @@ __all__ = [
     "get_backend",
     "get_num_threads",
     "group_norm",
+    "instance_norm",
     "layer_norm",
     "layer_norm_int8",
     "mean_var",

@@ -34,6 +34,7 @@ __all__ = [
     "batch_norm",
     "fold_batch_norm",
     "group_norm",
+    "instance_norm",
     "layer_norm",
     "layer_norm_int8",
     "rms_norm",
@@ -468,6 +469,79 @@ def _grouped(problem: Problem, length: int) -> Problem:
         reduced=tuple(a for a in range(len(shape) + 1) if a not in kept),
         affine=tuple(sorted(affine)),
     )
+
+
+def instance_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    axis: int | tuple[int, int] = 1,
+    eps: float = 1e-5,
+    mask: ArrayLike | None = None,
+    activation: str | None = None,
+    out: Array | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Instance normalization: each channel of each sample over all positions.
+
+    ``y = (x - mean) / sqrt(var + eps) * weight + bias`` with a mean and a population variance (ddof 0) per
+    sample and channel.
+
+    Parameters
+    ----------
+    x : array_like
+        At least 2 dimensions, axis 0 the batch. float16, bfloat16, float32 or float64, any strides; bool and
+        integers are promoted to float64. 16-bit data is computed in float32 and rounded once.
+    weight, bias : array_like, optional
+        Scale and shift, of shape (C,).
+    axis : int or (1, -1), default 1
+        The channel axis: 1 for channels first, -1 for channels last; (1, -1) for channel-blocked x of shape
+        (N, C/b, ..., b), see `to_blocked`.
+    eps : float, default 1e-5
+        Added to the variance; finite, not negative.
+    mask : array_like of bool, optional
+        Of x's shape without the channel axis, or broadcastable to it. False positions (padding) enter no
+        statistic and come out as 0.
+    activation : {None, "relu", "silu", "gelu", "gelu_tanh"}, optional
+        Applied to the result in the same pass over memory.
+    out : ndarray, optional
+        Where to write: x's shape and dtype (or `dtype`), any strides. ``out=x`` works in place.
+    dtype : dtype, optional
+        The result's dtype, one of the four float types; x's if not given.
+
+    Returns
+    -------
+    ndarray
+        A new array of x's shape, or `out`.
+
+    Raises
+    ------
+    TypeError
+        If an array has an unsupported dtype.
+    ValueError
+        If a shape, `eps` or `activation` does not fit, or `out` cannot be written to.
+    numpy.exceptions.AxisError
+        If `axis` is out of range.
+
+    References
+    ----------
+    D. Ulyanov, A. Vedaldi, V. Lempitsky, "Instance Normalization: The Missing Ingredient for Fast
+    Stylization", 2016, arXiv:1607.08022.
+
+    Examples
+    --------
+    >>> import numpy as np, welnorm as wn
+    >>> wn.instance_norm([[[2.0, 4.0, 6.0, 8.0], [5.0, 5.0, 5.0, 5.0]]]).round(2)
+    array([[[-1.34, -0.45,  0.45,  1.34],
+            [ 0.  ,  0.  ,  0.  ,  0.  ]]])
+    """
+    array, channel = _channelled(x, axis)
+    channels = _Channels(array.shape, channel, weight, bias)
+    reduced = tuple(a for a in range(1, array.ndim) if a not in channel)
+    problem = channels.problem(array, weight, bias, reduced, eps, mask, activation, out, dtype)
+    _normalize(problem)
+    return problem.out
 
 
 def _channelled(x: ArrayLike, axis: Any) -> tuple[Array, tuple[int, ...]]:

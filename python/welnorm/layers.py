@@ -17,11 +17,12 @@ from .functional import (
     check_momentum,
     check_weight_offset,
     group_norm,
+    instance_norm,
     layer_norm,
     rms_norm,
 )
 
-__all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
+__all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
 Array = NDArray[Any]
 
@@ -486,3 +487,60 @@ class GroupNorm(_Layer):
 
     def __repr__(self) -> str:
         return f"GroupNorm({self.num_groups}, {self.num_channels}, eps={self.eps}, axis={self.axis})"
+
+
+class InstanceNorm(_Layer):
+    """Instance normalization, if wanted with learned scale and shift.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of channels.
+    eps : float, default 1e-5
+        Added to the variance.
+    axis : int or (1, -1), default 1
+        The channel axis: 1 for channels first, -1 for channels last, (1, -1) for channel-blocked.
+    affine : bool, default False
+        Whether there are a weight and a bias; not by default, as in PyTorch.
+    dtype : dtype, default "float32"
+        Of the parameters.
+
+    Attributes
+    ----------
+    weight, bias : ndarray or None
+        Of shape (num_features,); ones and zeros at first.
+
+    See Also
+    --------
+    instance_norm : the function, with its formula and references.
+
+    Examples
+    --------
+    >>> import numpy as np, welnorm as wn
+    >>> layer = wn.InstanceNorm(2, affine=True)
+    >>> layer(np.float32([[[2, 4, 6, 8], [5, 5, 5, 5]]])).round(2)
+    array([[[-1.34, -0.45,  0.45,  1.34],
+            [ 0.  ,  0.  ,  0.  ,  0.  ]]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        *,
+        axis: int | tuple[int, int] = 1,
+        affine: bool = False,
+        dtype: DTypeLike = "float32",
+    ) -> None:
+        self.num_features = _size(num_features, "num_features")
+        self.eps = check_eps(eps)
+        self.axis = axis
+        self.weight, self.bias = _parameters((self.num_features,), affine, True, dtype)
+
+    def __call__(self, x: ArrayLike, *, mask: ArrayLike | None = None, out: Array | None = None) -> Array:
+        """Normalise x, which has `num_features` channels on `axis`; see `instance_norm`."""
+        x = _with_channels(x, self.axis, self.num_features)
+        return instance_norm(x, self.weight, self.bias, axis=self.axis, eps=self.eps, mask=mask, out=out)
+
+    def __repr__(self) -> str:
+        return f"InstanceNorm({self.num_features}, eps={self.eps}, axis={self.axis})"
