@@ -41,7 +41,7 @@ def test_bench_from_any_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     for text in ("layer_norm", "float32 rows 4x16", "batch_norm_training", "P.copy", "numpy", "1 for every"):
         assert text in done.stdout
-    assert done.stderr.splitlines()[0] == "[1/3] layer_norm/float32/rows/4x16"
+    assert done.stderr.splitlines()[0] == "[1/5] layer_norm/float32/rows/4x16"
     figures = json.loads((tmp_path / "figures.json").read_text())
     measured = {one["extra_info"]["implementation"] for one in figures["benchmarks"]}
     assert {"welnorm", "welnorm-out", "numpy", "P.copy"} <= measured
@@ -65,7 +65,10 @@ def test_version(capsys):
     [
         (["bench", "--op", "softmax"], "invalid choice: 'softmax'"),
         (["bench", "--threads", "0"], "must be a positive whole number, got '0'"),
-        (["bench", "--against", "numpy,magic"], "no rival magic; choose from welnorm-numba, numba, numpy"),
+        (
+            ["bench", "--against", "numpy,magic"],
+            "no rival magic; choose from welnorm-two-steps, welnorm-numba, numba",
+        ),
         (["paint"], "invalid choice: 'paint'"),
         ([], "required"),
     ],

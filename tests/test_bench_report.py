@@ -32,12 +32,12 @@ def example():
 def test_table():
     lines = bench.format_report(example()).splitlines()
     assert lines[:6] == [
-        "                                                 % of  welnorm",
-        "case                 output    time  GB/s       limit    numba  torch",
-        "---------------------------------------------------------------------",
+        "                                               % of    own",
+        "case                 output    time  GB/s     limit  numba  torch",
+        "-----------------------------------------------------------------",
         "layer_norm",
-        "  float32 rows 4x16  new     512 ns  1.00  25% P.copy        -  10.0x",
-        "                     out=    256 ns  2.00  50% P.copy        -  20.0x",
+        "  float32 rows 4x16  new     512 ns  1.00  25% copy      -  10.0x",
+        "                     out=    256 ns  2.00  50% copy      -  20.0x",
     ]
     assert lines[6:13] == [
         "",

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 import welnorm as wn
 
 
@@ -206,3 +207,202 @@ def test_a_state_is_copied():
     layer.train()(np.arange(12.0).reshape(4, 3))
     assert other.num_batches_tracked == 5
     assert other.running_mean[0] == 3
+
+
+# ---- the other layers, against PyTorch's with the same state
+
+
+def torch_layer(make, x, offset=0.0):
+    """PyTorch's layer with random parameters in float64, its state, and what it makes of x."""
+    layer = make().double().eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) + 0.5)
+        y = layer(torch.from_numpy(x)).numpy()
+    return layer.state_dict(), y
+
+
+X = np.random.default_rng(5).standard_normal((4, 6, 5, 3)) * 2 + 1
+PAIRS = {
+    "LayerNorm": (lambda: wn.LayerNorm(3, dtype="f8"), lambda: torch.nn.LayerNorm(3)),
+    "LayerNorm of three": (lambda: wn.LayerNorm((6, 5, 3), 1e-3, dtype="f8"),
+                           lambda: torch.nn.LayerNorm((6, 5, 3), 1e-3)),
+    "LayerNorm, no bias": (lambda: wn.LayerNorm(3, bias=False, dtype="f8"),
+        lambda: torch.nn.LayerNorm(3, bias=False)),
+    "LayerNorm, plain": (lambda: wn.LayerNorm(3, affine=False),
+        lambda: torch.nn.LayerNorm(3, elementwise_affine=False)),
+    "RMSNorm": (lambda: wn.RMSNorm(3, dtype="f8"), lambda: torch.nn.RMSNorm(3, eps=1e-6)),
+    "RMSNorm of two": (lambda: wn.RMSNorm((5, 3), 1e-3, dtype="f8"),
+        lambda: torch.nn.RMSNorm((5, 3), eps=1e-3)),
+    "RMSNorm, plain": (lambda: wn.RMSNorm(3, affine=False),
+                       lambda: torch.nn.RMSNorm(3, eps=1e-6, elementwise_affine=False)),
+    "GroupNorm": (lambda: wn.GroupNorm(2, 6, dtype="f8"), lambda: torch.nn.GroupNorm(2, 6)),
+    "GroupNorm of one": (lambda: wn.GroupNorm(1, 6, 1e-3, dtype="f8"),
+        lambda: torch.nn.GroupNorm(1, 6, 1e-3)),
+    "GroupNorm, plain": (lambda: wn.GroupNorm(3, 6, affine=False),
+        lambda: torch.nn.GroupNorm(3, 6, affine=False)),
+    "InstanceNorm2d": (lambda: wn.InstanceNorm(6, affine=True, dtype="f8"),
+                       lambda: torch.nn.InstanceNorm2d(6, affine=True)),
+    "InstanceNorm2d, plain": (lambda: wn.InstanceNorm(6, 1e-3), lambda: torch.nn.InstanceNorm2d(6, 1e-3)),
+    "BatchNorm2d": (lambda: wn.BatchNorm(6, dtype="f8"), lambda: torch.nn.BatchNorm2d(6)),
+    "BatchNorm2d, plain": (lambda: wn.BatchNorm(6, affine=False, dtype="f8"),
+        lambda: torch.nn.BatchNorm2d(6, affine=False)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_like_pytorch(name, backend):
+    make, make_torch = PAIRS[name]
+    state, expected = torch_layer(make_torch, X)
+    layer = make()
+    assert sorted(layer.state_dict()) == sorted(state)
+    assert layer.load_state_dict(state) is layer
+    assert layer.load_state_dict({f"a.{key}": value for key, value in state.items()}, prefix="a.") is layer
+    np.testing.assert_allclose(layer(X), expected, rtol=0, atol=1e-13)
+    out = X.copy()
+    assert layer(out, out=out) is out
+    np.testing.assert_array_equal(out, layer(X))
+
+
+def test_like_pytorch_instance_norm_of_signals(backend):
+    state, expected = torch_layer(lambda: torch.nn.InstanceNorm1d(6, affine=True), X[..., 0])
+    layer = wn.InstanceNorm(6, affine=True, dtype="float64").load_state_dict(state)
+    np.testing.assert_allclose(layer(X[..., 0]), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.7, None])
+def test_training_like_pytorch(momentum, backend):
+    theirs = torch.nn.BatchNorm2d(6, momentum=momentum).double()
+    ours = wn.BatchNorm(6, momentum=momentum, dtype="float64").train()
+    for k in range(4):
+        batch = X * (k + 1) - k
+        expected = theirs(torch.from_numpy(batch)).detach().numpy()
+        np.testing.assert_allclose(ours(batch), expected, rtol=0, atol=1e-13)
+    state = ours.state_dict()
+    for name, value in theirs.state_dict().items():
+        np.testing.assert_allclose(state[name], value.numpy(), rtol=1e-13)
+    np.testing.assert_allclose(
+        ours.eval()(X), theirs.eval()(torch.from_numpy(X)).detach().numpy(), atol=1e-13
+    )
+
+
+def test_weight_offset(backend):
+    """Gemma: (1 + weight), the weight zeros at first."""
+    layer = wn.RMSNorm(3, weight_offset=1.0, dtype="float64")
+    assert not np.any(layer.weight)
+    np.testing.assert_array_equal(layer(X), wn.rms_norm(X))
+    weight = np.array([-0.5, 0.25, 2.0])
+    layer.load_state_dict({"weight": weight})
+    expected = torch.nn.functional.rms_norm(torch.from_numpy(X), [3], torch.from_numpy(1 + weight), 1e-6)
+    np.testing.assert_allclose(layer(X), expected.numpy(), rtol=0, atol=1e-13)
+    assert list(wn.RMSNorm(3, bias=True).state_dict()) == ["weight", "bias"]
+    assert wn.RMSNorm(3, affine=False, weight_offset=1.0).state_dict() == {}
+
+
+@pytest.mark.parametrize("name", ["BatchNorm", "GroupNorm", "InstanceNorm"])
+def test_places_of_channels(name, backend):
+    """Channels first, last and in blocks, padded ones too: the same numbers."""
+    arguments = {"BatchNorm": (6,), "GroupNorm": (3, 6), "InstanceNorm": (6,)}[name]
+    extra = {} if name == "BatchNorm" else {"affine": True}
+    make = getattr(wn, name)
+    first = make(*arguments, **extra, dtype="float64")
+    first.weight[...], first.bias[...] = np.linspace(0.5, 2, 6), np.arange(6)
+    if name == "BatchNorm":
+        first.running_mean[...], first.running_var[...] = np.linspace(-1, 1, 6), np.linspace(0.5, 2, 6)
+    y = first(X)
+    last = make(*arguments, **extra, axis=-1, dtype="float64").load_state_dict(first.state_dict())
+    result = last(np.ascontiguousarray(np.moveaxis(X, 1, -1)))
+    np.testing.assert_allclose(np.moveaxis(result, -1, 1), y, rtol=0, atol=1e-13)
+    for block in (2, 6, 4, 16) if name != "GroupNorm" else (2, 6, 4):
+        blocked = make(*arguments, **extra, axis=(1, -1), dtype="float64").load_state_dict(first.state_dict())
+        result = blocked(wn.to_blocked(X, block))
+        np.testing.assert_allclose(wn.from_blocked(result, 6), y, rtol=0, atol=1e-13)
+        assert not np.any(wn.from_blocked(result)[:, 6:])
+        with pytest.raises(ValueError, match=r"x has shape.*6 channels"):
+            blocked(wn.to_blocked(X[:, :1], 1))
+
+
+@pytest.mark.parametrize("name", ["BatchNorm", "GroupNorm", "InstanceNorm"])
+def test_masks(name, backend):
+    arguments = {"BatchNorm": (6,), "GroupNorm": (3, 6), "InstanceNorm": (6,)}[name]
+    mask = np.random.default_rng(0).random((4, 5, 3)) < 0.7
+    x = np.where(mask[:, None], X, np.nan)
+    layer = getattr(wn, name)(*arguments)
+    function = {
+        "BatchNorm": lambda **o: wn.batch_norm(x, np.zeros(6), np.ones(6), **o),
+        "GroupNorm": lambda **o: wn.group_norm(x, 3, **o),
+        "InstanceNorm": lambda **o: wn.instance_norm(x, **o),
+    }[name]
+    y = layer(x, mask=mask)
+    np.testing.assert_array_equal(y, function(mask=mask))
+    assert not np.any(np.moveaxis(y, 1, -1)[~mask])
+    if name == "BatchNorm":
+        layer.train()
+        np.testing.assert_array_equal(layer(x, mask=mask), function(mask=mask, training=True))
+        assert np.all(np.isfinite(layer.running_var))
+        assert layer.num_batches_tracked == 1
+        before = layer.state_dict()
+        assert not np.any(layer(x, mask=False))  # nothing there, nothing learnt
+        for key, value in layer.state_dict().items():
+            np.testing.assert_array_equal(value, before[key])
+
+
+@pytest.mark.parametrize("value", [-1.0, -1e-30])
+def test_negative_variances_are_an_error(value):
+    layer = wn.BatchNorm(3).load_state_dict(batch_norm_state())
+    before = layer.state_dict()
+    state = batch_norm_state() | {"weight": np.zeros(3), "running_var": np.array([1.0, value, 1.0])}
+    with pytest.raises(ValueError, match=r"running_var.*negative"):
+        layer.load_state_dict(state)
+    for name, array in layer.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    layer.load_state_dict(batch_norm_state() | {"running_mean": np.array([1.0, value, 1.0])})
+    assert layer.running_mean[1] == np.float32(value)
+
+
+def test_16_bit_tensors_load():
+    for dtype in (torch.bfloat16, torch.float16):
+        state = {name: torch.tensor([0.5, 1.5, -2.0], dtype=dtype) for name in ("weight", "bias")}
+        state |= {"running_mean": torch.zeros(3, dtype=dtype), "running_var": torch.ones(3, dtype=dtype)}
+        state |= {"num_batches_tracked": torch.tensor(7)}
+        layer = wn.BatchNorm(3).load_state_dict(state)
+        np.testing.assert_array_equal(layer.weight, np.float32([0.5, 1.5, -2.0]))
+        assert layer.num_batches_tracked == 7
+        narrow = wn.RMSNorm(3, dtype="bfloat16").load_state_dict({"weight": state["weight"]})
+        assert narrow.weight.dtype.name == "bfloat16"
+        np.testing.assert_array_equal(narrow.weight.astype(np.float32), layer.weight)
+        trained = wn.LayerNorm(3).load_state_dict(
+            {k: torch.nn.Parameter(state[k]) for k in ("weight", "bias")}
+        )
+        np.testing.assert_array_equal(trained.bias, layer.bias)
+
+
+def test_precise_batch_norm(backend):
+    """Re-calibration: momentum=None makes the running statistics the average of the batches'."""
+    batches = np.random.default_rng(0).standard_normal((7, 10, 3, 4)) * 2 + 5
+    layer = wn.BatchNorm(3, dtype="float64").train()
+    for batch in batches:
+        layer(batch * 9)  # what there was before does not count
+    layer.momentum = None
+    layer.num_batches_tracked[...] = 0
+    for batch in batches:
+        layer(batch)
+    np.testing.assert_allclose(layer.running_mean, batches.mean((1, 3)).mean(0), rtol=1e-14)
+    np.testing.assert_allclose(layer.running_var, batches.var((1, 3), ddof=1).mean(0), rtol=1e-14)
+    assert layer.num_batches_tracked == 7
+    mean, var = layer.running_mean.copy(), layer.running_var.copy()
+    np.testing.assert_array_equal(layer.eval()(batches[0]), wn.batch_norm(batches[0], mean, var))
+
+
+def test_options_of_the_other_layers():
+    assert wn.InstanceNorm(3).state_dict() == {}
+    assert sorted(wn.InstanceNorm(3, affine=True).state_dict()) == ["bias", "weight"]
+    assert wn.GroupNorm(2, 4, affine=False).state_dict() == {}
+    assert wn.GroupNorm(2, 4, dtype="float16").weight.dtype == np.float16
+    for layer in (wn.RMSNorm(3), wn.GroupNorm(1, 3), wn.InstanceNorm(3)):
+        assert not layer.training
+        assert layer.train() is layer
+        assert layer.training
+        assert layer.eval() is layer
+        assert type(layer).__name__ in repr(layer)

@@ -12,33 +12,67 @@ import pytest
 import welnorm as wn
 from cases import (
     BATCH,
+    BATCH_BLOCKED,
     BATCH_LAST,
     ENGINES,
+    GROUP,
+    GROUP_LAST,
+    INSTANCE,
+    INSTANCE_LAST,
     LAYER,
     LAYER_MIDDLE,
+    NARROW,
+    RMS,
+    RMS_MIDDLE,
+    WIDE,
     assert_precise,
     exact_affine,
     exact_norm,
+    finfo,
     name_of,
     random_data,
     rational_moments,
     rational_norm,
+    rounded_once,
+    same_bytes,
 )
+from ml_dtypes import bfloat16
 
 DATA = Path(__file__).parent / "data"
 NIST = json.loads((DATA / "nist_strd_univariate.json").read_text(encoding="utf-8"))["sets"]
 EVERY_ENGINE = pytest.mark.parametrize("engine", ENGINES, indirect=True)
 
+
 # The norms by the way their statistics run, and how rows, the slices to normalise, are laid out for each.
+def in_groups(rows):
+    """Two groups a sample, each with the sample's row: in one channel, or in two."""
+    channels = 1 if rows.shape[1] % 2 else 2
+    return np.stack([rows, rows], axis=1).reshape(len(rows), 2 * channels, -1)
+
+
+def in_blocks(rows):
+    """A channel for each row, in blocks of two; the last row once more where they are odd."""
+    pairs = np.concatenate([rows, rows[len(rows) - len(rows) % 2 :]]).reshape(-1, 2, rows.shape[1])
+    return np.stack([pairs.swapaxes(1, 2)] * 2)
+
+
 LAY = {
     LAYER: np.ascontiguousarray,
     BATCH: lambda rows: np.stack([rows, rows]),
     BATCH_LAST: lambda rows: np.tile(rows.T, (1 + (rows.shape[1] == 1), 1)),
     LAYER_MIDDLE: lambda rows: rows.T.copy()[None],
+    BATCH_BLOCKED: in_blocks,
+    GROUP: in_groups,
+    GROUP_LAST: lambda rows: np.ascontiguousarray(np.moveaxis(in_groups(rows), 1, -1)),
+    INSTANCE: lambda rows: np.stack([rows, rows], axis=1),
+    INSTANCE_LAST: lambda rows: np.stack([rows, rows], axis=2),
 }
-PATTERNS = pytest.mark.parametrize("norm", LAY, ids=name_of)
+CENTRED = pytest.mark.parametrize("norm", list(LAY), ids=name_of)
+LAY |= {RMS: LAY[LAYER], RMS_MIDDLE: LAY[LAYER_MIDDLE]}
+PATTERNS = pytest.mark.parametrize("norm", list(LAY), ids=name_of)
 
 
+@pytest.mark.parametrize("dtype", WIDE)
 @pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
 @pytest.mark.parametrize("n", [1, 2, 9, 200])
 def test_the_judge_is_right(n, offset, dtype):
@@ -58,7 +92,17 @@ LENGTHS = {
     "powers of 2": [2**k + d for k in range(7, 16) for d in (-1, 0, 1)],
     "2^17": [2**17 - 1, 2**17 + 1],
     "2^20": [2**20],
+    "few": [127, 128, 129, 1023, 1025, 4097, 16385],
 }
+# The ways that statistics run in full; the rest are the same kernels on other axes.
+N1_CASES = [
+    (norm, lengths, offset)
+    for norm, lengths, offset in itertools.product(LAY, LENGTHS, [0.0, 1.0, 1e2, 1e4, 1e6])
+    if (norm in (LAYER, BATCH_LAST) and lengths != "few")
+    or (norm in (LAYER_MIDDLE, BATCH) and lengths != "few" and (lengths != "2^20" or offset in (0.0, 1e6)))
+    or (norm is RMS and offset == 1e4 and lengths != "few")
+    or (offset == 1e6 and lengths in ("1 to 70", "few"))
+]
 
 
 def parameters(kind, x, norm):
@@ -67,8 +111,10 @@ def parameters(kind, x, norm):
         return None, None
     weight, bias = (random_data((1, n), norm.affine_shape(x.shape), np.float32, 0.5) for n in range(2))
     if kind == "cancelling":
-        x_hat = np.moveaxis(norm(x.astype(np.float64)), norm.affine(x.ndim), range(weight.ndim))
-        bias = (-weight * x_hat.reshape(*weight.shape, -1)[..., 0]).astype(np.float32)
+        x_hat = norm(x.astype(np.float64)).reshape(norm.split(x.shape))
+        affine = norm.affine(x.shape)
+        x_hat = np.moveaxis(x_hat, affine, range(len(affine)))[(..., *[0] * (x_hat.ndim - len(affine)))]
+        bias = (-weight * x_hat.reshape(weight.shape)).astype(np.float32)
     if kind == "huge":
         weight, bias = weight * np.float32(1e36), bias * np.float32(1e36)
     return weight, bias
@@ -87,12 +133,28 @@ def n1_problems(norm, lengths, offset):
 
 
 @EVERY_ENGINE
-@pytest.mark.parametrize("offset", [0.0, 1.0, 1e2, 1e4, 1e6])
-@pytest.mark.parametrize("lengths", LENGTHS)
-@PATTERNS
+@pytest.mark.parametrize(("norm", "lengths", "offset"), N1_CASES, ids=name_of)
 def test_n1_float32(norm, lengths, offset, engine):
     for x, pair, exact in n1_problems(norm, lengths, offset):
         assert_precise(norm(x, *pair), *exact)
+
+
+# ---- N2: y of float16 and bfloat16
+
+
+@EVERY_ENGINE
+@pytest.mark.parametrize("activation", [None, "relu", "silu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e3])
+@pytest.mark.parametrize("dtype", NARROW)
+@PATTERNS
+def test_n2_rounded_once(norm, dtype, offset, activation, engine):
+    """The float32 result, which is held to N1 elsewhere, as the narrow type has it: bit for bit."""
+    for n in (1, 2, 9, 33, 130, 4099) if activation is None else (33, 130):
+        x = LAY[norm](random_data(n, (3, n), dtype, offset))
+        for kind in ("none", "ordinary", "huge"):
+            pair = parameters(kind, x, norm)
+            wide = norm(x.astype(np.float32), *pair, activation=activation)
+            assert same_bytes(norm(x, *pair, activation=activation), rounded_once(wide, dtype)), (n, kind)
 
 
 # ---- N3 and N4: mean and variance
@@ -140,6 +202,21 @@ def test_n3_mean_and_var_of_float32(rows, engine):
 
 
 @EVERY_ENGINE
+@pytest.mark.parametrize("rows", ["offset 0", "offset 1", "uniform", "hardly spread", "mean cancels"])
+@pytest.mark.parametrize("dtype", NARROW)
+def test_n3_mean_and_var_of_16_bits(rows, dtype, engine):
+    for n in (1, 3, 8, 33, 129, 700, 4099):
+        row = ROWS[rows](n).astype(dtype)
+        exact = rational_moments(row)
+        for axis in (0, 1):
+            for value, rational in zip(
+                wn.mean_var(np.stack([row] * 3, axis=1 - axis), axis), exact, strict=True
+            ):
+                assert value.dtype == dtype
+                assert value[0] == rounded_once(np.float64(rational), dtype)
+
+
+@EVERY_ENGINE
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("name", NIST)
 def test_n4_nist(name, axis, engine):
@@ -162,6 +239,8 @@ def test_n4_nist(name, axis, engine):
 SCALES = {
     np.float32: (3e38, 1e30, 1.5e19, 1e-20, 1e-38, 1e-40, 3e-45),
     np.float64: (1.7e308, 1e200, 1e155, 1e-150, 1e-200, 1e-300, 1e-310, 2e-323),
+    np.float16: (65504, 300, 1e-4, 1e-6, 3e-7),
+    bfloat16: (3.3e38, 1e19, 1e-20, 1e-38, 1e-39, 5e-40),
 }
 
 
@@ -179,7 +258,7 @@ def test_n5_range(norm, eps, dtype, engine):
 @EVERY_ENGINE
 @PATTERNS
 def test_n5_largest_and_smallest(norm, dtype, engine):
-    info = np.finfo(dtype)
+    info = finfo(dtype)
     for a, b in ((info.max, -info.max), (info.max, 0), (info.max, 1), (info.smallest_subnormal, 0)):
         for n in (3, 8, 4099):
             x = LAY[norm](np.resize(np.array([a, b, a], dtype), (3, n)))
@@ -189,8 +268,9 @@ def test_n5_largest_and_smallest(norm, dtype, engine):
 @EVERY_ENGINE
 @pytest.mark.parametrize("shape", [(3, 2), (3, 2, 40)])
 def test_n5_running_statistics(shape, dtype, engine):
-    largest = np.finfo(dtype).max
-    for x, mean, var in ((0.9, -0.9, 0.5), (-0.9, 0.9, 2.0**-40), (2.0**-60, 0.0, 2.0**-99)):
+    largest = float(finfo(dtype).max)
+    small, smaller = (2.0**-20, 2.0**-30) if dtype is np.float16 else (2.0**-60, 2.0**-99)
+    for x, mean, var in ((0.9, -0.9, 0.5), (-0.9, 0.9, small), (small, 0.0, smaller)):
         x, mean, var = (np.full(s, v * largest, dtype) for s, v in ((shape, x), (2, mean), (2, var)))
         y = wn.batch_norm(x, mean, var, eps=0.0)
         deviations = x - np.longdouble(mean[0])
@@ -201,13 +281,13 @@ def test_n5_running_statistics(shape, dtype, engine):
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "c-portable"], indirect=True)
 @PATTERNS
 def test_n5_bias_brings_the_product_back(norm, dtype, engine):
-    """weight * x_hat is 1.7 times the largest number, and bias takes that largest number off."""
-    largest = np.finfo(dtype).max
+    """weight * x_hat is 1.7 times the largest number (2 times if not centred), and bias takes that off."""
+    largest = float(finfo(dtype).max)
     x = LAY[norm](np.array([[0, 0, 0, 1]] * 2, dtype))
     weight, bias = (np.full(norm.affine_shape(x.shape), value, dtype) for value in (largest, -largest))
     y, (exact, size) = norm(x, weight, bias, eps=0.0), exact_norm(norm, x, weight, bias, eps=0.0)
     finite = np.abs(exact) <= largest
-    assert np.count_nonzero(finite) == x.size // 4
+    assert np.count_nonzero(finite) == (x.size // 4 if norm.centred else x.size)
     assert_precise(y[finite], exact[finite], size[finite])
 
 
@@ -217,27 +297,30 @@ def test_n5_bias_brings_the_product_back(norm, dtype, engine):
 CONSTANTS = {
     np.float32: (0.0, -0.0, 0.1, 1 / 3, 1234.0, -1e6 - 0.3, 1e-45, -1e-40, 1e19, -3.4e38),
     np.float64: (0.0, -0.0, 0.1, 1 / 3, 1234.0, -1e6 - 0.3, 5e-324, -1e-300, 1e20, 1e155, -1.79e308),
+    np.float16: (0.0, -0.0, 0.1, 1 / 3, 1234.0, -6e4, 6e-8, -1e-5),
+    bfloat16: (0.0, -0.0, 0.1, 1 / 3, 1234.0, -1e6, 1e-40, -1e-38, 1e19, -3.3e38),
 }
 
 
 def broadcast_parameter(values, norm, x):
     """Parameters of a norm, broadcast to x's shape."""
-    affine = norm.affine(x.ndim)
-    shape = tuple(length if axis in affine else 1 for axis, length in enumerate(x.shape))
-    return np.broadcast_to(values.reshape(shape), x.shape)
+    affine, whole = norm.affine(x.shape), norm.split(x.shape)
+    shape = tuple(length if axis in affine else 1 for axis, length in enumerate(whole))
+    return np.broadcast_to(values.reshape(shape), whole).reshape(x.shape)
 
 
 @EVERY_ENGINE
 @pytest.mark.parametrize("eps", [1e-5, 1e-12, 1e-300])
-@PATTERNS
+@CENTRED
 def test_n6_constant_rows(norm, eps, dtype, engine):
     constants = np.array(CONSTANTS[dtype], dtype)
-    for n in (*range(1, 20), 31, 33, 100, 129, 513, 4097, 20001):
+    for n in (*range(1, 20), 31, 33, 100, 129, 513, 4097, 20001) if dtype in WIDE else (1, 2, 9, 33, 4097):
         x = LAY[norm](np.repeat(constants[:, None], n, axis=1))
         weight, bias = parameters("ordinary", x, norm)
         np.testing.assert_array_equal(norm(x, eps=eps), np.zeros_like(x))
         np.testing.assert_array_equal(norm(x, weight * np.float32(1e30), eps=eps), np.zeros_like(x))
-        np.testing.assert_array_equal(norm(x, weight, bias, eps=eps), broadcast_parameter(bias, norm, x))
+        expected = broadcast_parameter(rounded_once(bias, dtype), norm, x)
+        np.testing.assert_array_equal(norm(x, weight, bias, eps=eps), expected)
 
 
 @EVERY_ENGINE
@@ -258,9 +341,12 @@ SPOILERS = {"nan": ([np.nan], np.nan), "inf": ([np.inf], np.inf), "-inf": ([-np.
             "both": ([np.inf, -np.inf], np.nan)}  # fmt: skip
 
 
+SPOILT = [*itertools.product(WIDE, [5, 40, 600, 4500, 20000]), *itertools.product(NARROW, [40, 4500])]
+
+
 @EVERY_ENGINE
 @pytest.mark.parametrize("spoiler", SPOILERS)
-@pytest.mark.parametrize("n", [5, 40, 600, 4500, 20000])
+@pytest.mark.parametrize(("dtype", "n"), SPOILT, ids=name_of)
 @PATTERNS
 def test_nan_and_inf_stay_in_their_slice(norm, n, spoiler, dtype, engine):
     bad, mean = SPOILERS[spoiler]
@@ -271,11 +357,13 @@ def test_nan_and_inf_stay_in_their_slice(norm, n, spoiler, dtype, engine):
         spoilt = rows.copy()
         spoilt[2, at : at + len(bad)] = bad
         y = norm(LAY[norm](spoilt))
-        # as the formula has it: mean not finite, var NaN
-        np.testing.assert_array_equal(np.isnan(y), inside)
+        # as the formula has it: mean not finite, var NaN; without a mean, finite x / inf is 0
+        where = inside if norm.centred or spoiler == "nan" else np.isinf(LAY[norm](spoilt))
+        np.testing.assert_array_equal(np.isnan(y), where)
+        assert not np.any(y[inside & ~where])
         assert y[~inside].tobytes() == clean[~inside].tobytes()
         for x, axis in ((spoilt, 1), (np.ascontiguousarray(spoilt.T), 0)):
-            means, variances = wn.mean_var(x, axis)
+            means, variances = (value.astype(np.float64) for value in wn.mean_var(x, axis))
             np.testing.assert_array_equal(means[2], mean)
             np.testing.assert_array_equal(np.isnan(variances), np.arange(5) == 2)
             np.testing.assert_array_equal(np.isfinite(means), np.arange(5) != 2)

@@ -22,20 +22,32 @@ import pytest
 import welnorm as wn
 from cases import (
     BATCH,
+    BATCH_BLOCKED,
     BATCH_LAST,
     CASES,
+    DTYPES,
     ENGINES,
+    GROUP,
+    GROUP_LAST,
+    INSTANCE,
+    INSTANCE_LAST,
     LAYER,
     LAYER_MIDDLE,
     LAYER_TRAILING,
     LAYOUTS,
+    NARROW,
+    NORMS,
+    RMS,
+    RMS_MIDDLE,
+    WIDE,
     laid_out,
     name_of,
 )
+from ml_dtypes import bfloat16
 
 GOLDEN = Path(__file__).parent / "data" / "golden.json"
 FMA_ISAS = [isa for isa in wn.available_isas() if isa != "portable"]
-NORMS = (LAYER, LAYER_TRAILING, LAYER_MIDDLE, BATCH, BATCH_LAST)
+WIDE_ONLY = pytest.mark.parametrize("dtype", WIDE, ids=name_of)
 
 
 def integers(shape, seed=0):
@@ -50,7 +62,8 @@ def integers(shape, seed=0):
 def numbers(shape, dtype, seed=0, offset=0.0, spread=1.0):
     """Numbers between offset - spread and offset + spread, by exactly rounded operations on integers."""
     unit = (integers(shape, seed) >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
-    return (unit * spread + offset).astype(dtype)
+    with np.errstate(over="ignore"):
+        return (unit * spread + offset).astype(dtype)
 
 
 def parameters(norm, shape, dtype):
@@ -71,13 +84,27 @@ def everything(norm, x):
     """All that a call makes of x, as bytes: y with and without parameters, running statistics, a state."""
     pair = parameters(norm, x.shape, x.dtype)
     results = [norm(x), norm(x, *pair)]
-    if norm in (BATCH, BATCH_LAST):
-        running = np.zeros((2, x.shape[norm.axis]))
+    if norm in (BATCH, BATCH_LAST, BATCH_BLOCKED):
+        running = np.zeros((2, *norm.affine_shape(x.shape)))
         norm(x, *pair, running_mean=running[0], running_var=running[1])
         results.append(running)
-    if norm is not inference:
-        results.append(wn.moments(x, norm.reduced(x.ndim)).to_array())
+    if norm in (LAYER, LAYER_TRAILING, LAYER_MIDDLE, BATCH, BATCH_LAST):
+        results.append(wn.moments(x, norm.reduced(x.shape)).to_array())
     return [result.tobytes() for result in results]
+
+
+def fused(x):
+    """As `everything`, of what does more than a norm: over the last axis, or with a mask along it."""
+    pair, residual = parameters(LAYER, x.shape, x.dtype), numbers(x.shape, x.dtype, 7)
+    mask = numbers((x.shape[0], *x.shape[2:]), np.float32, 8) > -0.5
+    results = [norm(x, *pair, activation=name) for norm in (wn.layer_norm, wn.rms_norm)
+               for name in ("relu", "silu", "gelu", "gelu_tanh")]  # fmt: skip
+    for add in (wn.add_layer_norm, wn.add_rms_norm):
+        results += add(x, residual, *pair)
+    for quantise in (wn.layer_norm_int8, wn.rms_norm_int8):
+        results += [*quantise(x, *pair), *quantise(x, *pair, scale=0.02)]
+    results += [norm(x, mask=mask) for norm in (BATCH, GROUP, INSTANCE)]
+    return [result.tobytes() for result in [*results, wn.moments(x, 0, mask=mask[:, None]).to_array()]]
 
 
 # ---- N7: threads, batches, memory layouts
@@ -98,10 +125,17 @@ LARGE = [
     (BATCH_LAST, (4, 10_007, 33)),
     (inference, (8, 2, 70_000)),
     (inference, (900, 1100)),
+    (RMS, (1500, 768)),
+    (GROUP, (30, 64, 400)),
+    (GROUP_LAST, (8, 2000, 64)),
+    (INSTANCE_LAST, (4, 10_007, 33)),
+    (BATCH_BLOCKED, (16, 4, 1001, 16)),
 ]
+LARGE = [*itertools.product(LARGE, WIDE), *(((norm, shape), np.float16) for norm, shape in LARGE[::5])]
+LARGE = [(norm, shape, dtype) for (norm, shape), dtype in LARGE]
 
 
-@pytest.mark.parametrize(("norm", "shape"), LARGE, ids=name_of)
+@pytest.mark.parametrize(("norm", "shape", "dtype"), LARGE, ids=name_of)
 def test_threads(norm, shape, dtype, engine):
     x = numbers(shape, dtype, offset=3.0)
     with wn.num_threads(1):
@@ -109,6 +143,24 @@ def test_threads(norm, shape, dtype, engine):
     for count in range(2, 9) if engine != "reference" else [8]:  # which has one thread anyway
         with wn.num_threads(count):
             assert everything(norm, x) == expected, f"{count} threads"
+
+
+@pytest.mark.parametrize("shape", [(700, 4, 200), (3, 5, 40_000)], ids=name_of)
+def test_threads_of_fused_calls(shape, dtype, engine):
+    x = numbers(shape, dtype, offset=1.0)
+    with wn.num_threads(1):
+        expected = fused(x)
+    for count in (2, 3, 8) if engine != "reference" else [8]:
+        with wn.num_threads(count):
+            assert fused(x) == expected, f"{count} threads"
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 17), (2, 8, 300)], ids=name_of)
+def test_strides_of_fused_calls(shape, dtype, engine):
+    x = numbers(shape, dtype, offset=1.0)
+    expected = fused(x)
+    for layout in LAYOUTS:
+        assert fused(laid_out(x, layout)) == expected, layout
 
 
 @pytest.mark.parametrize("n", [1, 5, 33, 768, 4097, 9000])
@@ -143,6 +195,7 @@ def test_column_alone(n, dtype, engine):
     assert wn.layer_norm(x[:, :, :1], *pair, axis=1).tobytes() == among.tobytes()
 
 
+@WIDE_ONLY
 @pytest.mark.parametrize("engine", ENGINES[:-1], indirect=True)  # the reference has no blocks, and is slow
 def test_columns_in_a_huge_batch(dtype, engine):
     """So many statistics that the states of all parts would take more memory than they may."""
@@ -156,16 +209,17 @@ def test_columns_in_a_huge_batch(dtype, engine):
 @EVERY_CALL
 def test_neighbours_do_not_matter(norm, dtype, engine):
     """Other slices may be constant, huge or not finite: those take other paths through the kernels."""
-    shape = (6, 40, 35) if norm is LAYER_MIDDLE else (6, 5, 7, 4)
+    shape = (6, 40, 35) if norm in (LAYER_MIDDLE, RMS_MIDDLE) else (6, 6, 7, 4)
     x = numbers(shape, dtype)
-    reduced = (0, 2, 3) if norm is inference else norm.reduced(x.ndim)
-    kept = [axis for axis in range(x.ndim) if axis not in reduced]
-    where = np.zeros(shape, bool)
-    where[tuple(1 if axis in kept else slice(None) for axis in range(x.ndim))] = True
+    whole, reduced = (shape, (0, 2, 3)) if norm is inference else (norm.split(shape), norm.reduced(shape))
+    kept = [axis for axis in range(len(whole)) if axis not in reduced]
+    where = np.zeros(whole, bool)
+    where[tuple(1 if axis in kept else slice(None) for axis in range(len(whole)))] = True
+    where = where.reshape(shape)
     expected = norm(x)[where].tobytes()
     for other in (0.1, 1e-44, 3e38, np.inf, np.nan, *((1e-310, 1e300) if dtype == np.float64 else ())):
         with np.errstate(over="ignore"):
-            y = norm(np.where(where, x, dtype(other)))
+            y = norm(np.where(where, x, np.array(other, dtype)))
         assert y[where].tobytes() == expected, other
 
 
@@ -178,13 +232,29 @@ def at_byte(array, offset):
     return copy
 
 
-@EVERY_CALL
+# The others are the same kernels on other axes.
+@pytest.mark.parametrize(
+    "norm",
+    [
+        LAYER,
+        LAYER_TRAILING,
+        LAYER_MIDDLE,
+        RMS,
+        BATCH,
+        BATCH_LAST,
+        BATCH_BLOCKED,
+        GROUP,
+        GROUP_LAST,
+        inference,
+    ],
+    ids=name_of,
+)
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_any_byte_offset(norm, size, dtype, engine):
-    shape = (3, 21, 37) if size == "small" else (2, 3, 4099)
+    shape = (3, 22, 37) if size == "small" else (2, 3, 4099)
     x, pair = numbers(shape, dtype, offset=1.0), parameters(norm, shape, dtype)
     expected = norm(x, *pair).tobytes()
-    for offset in range(64):
+    for offset in range(64) if dtype in WIDE else range(0, 64, 13):
         places = offset, offset * 3 % 64, offset * 5 % 64
         arrays = [at_byte(array, place) for array, place in zip((x, *pair), places, strict=True)]
         out = at_byte(np.zeros(shape, dtype), 7 * offset % 64)
@@ -194,7 +264,10 @@ def test_any_byte_offset(norm, size, dtype, engine):
 
 
 @EVERY_CALL
-@pytest.mark.parametrize("shape", [(3, 5, 17), (4, 33, 40), (2, 3, 4100), (3, 300, 66)], ids=name_of)
+@pytest.mark.parametrize(("shape", "dtype"), [
+    *itertools.product([(3, 5, 17), (4, 33, 40), (2, 3, 4100), (3, 300, 66)], WIDE),
+    *itertools.product([(3, 6, 33)], NARROW),
+], ids=name_of)  # fmt: skip
 def test_any_strides(norm, shape, dtype, engine):
     x = numbers(shape, dtype, offset=1.0)
     expected = everything(norm, x)
@@ -239,18 +312,29 @@ def test_all_isas_with_fma_agree(norm, shape, offset, dtype):
 
 def golden_calls():
     """Name and call of every golden result; all of them small."""
-    for dtype, offset in itertools.product((np.float32, np.float64), (0.0, 1.0, 1e4, 1e6)):
+    for dtype, offset in itertools.product(DTYPES, (0.0, 1.0, 1e4, 1e6)):
         for norm, shape in (
             *((LAYER, (5, n)) for n in (1, 2, 7, 33, 768, 4097, 20_000)),
             *((BATCH, shape) for shape in ((300, 70), (3, 2, 40), (5, 3, 4097), (40, 3, 7))),
             *((norm, (4, 150, 35)) for norm in (LAYER_TRAILING, LAYER_MIDDLE, BATCH_LAST, inference)),
+            *((RMS, (5, n)) for n in (1, 33, 768, 4097)),
+            *((GROUP, shape) for shape in ((3, 6, 40), (2, 4, 1366))),
+            *((norm, (4, 150, 36)) for norm in (RMS_MIDDLE, GROUP_LAST, INSTANCE, INSTANCE_LAST)),
+            *((norm, (3, 4, 9, 8)) for norm in NORMS if norm.axis == (1, -1)),
         ):
+            if dtype == np.float16 and offset == 1e6:
+                continue  # beyond its range
             name = f"{name_of(norm)}/{dtype.__name__}/{name_of(shape)}/offset {offset:g}"
             yield name, lambda n=norm, s=shape, d=dtype, o=offset: everything(n, numbers(s, d, 5, o))
-    for dtype, scale in ((np.float32, 1e30), (np.float32, 1e-40), (np.float64, 1e200), (np.float64, 1e-310)):
+    for dtype, shape in itertools.product(DTYPES, ((6, 4, 33), (3, 6, 700))):
+        name = f"fused/{dtype.__name__}/{name_of(shape)}"
+        yield name, lambda s=shape, d=dtype: fused(numbers(s, d, 9, 0.5, 4.0))
+    for dtype, scale in ((np.float32, 1e30), (np.float32, 1e-40), (np.float64, 1e200), (np.float64, 1e-310),
+                         (np.float16, 65504), (np.float16, 1e-6), (bfloat16, 1e30),
+                          (bfloat16, 1e-39)):  # fmt: skip
         for norm in NORMS:
             name = f"{norm.name}/{dtype.__name__}/range {scale:g}"
-            yield name, lambda n=norm, d=dtype, s=scale: everything(n, numbers((6, 9, 33), d, 6, 0.0, s))
+            yield name, lambda n=norm, d=dtype, s=scale: everything(n, numbers((6, 8, 33), d, 6, 0.0, s))
 
 
 def golden_hashes():
@@ -285,6 +369,9 @@ def call_everything():
     shapes = (LAYER, (1500, 768)), (LAYER, (1, 2**18)), (BATCH, (30_000, 20)), (BATCH, (4, 2, 60_000))
     for (norm, shape), dtype in itertools.product(shapes, (np.float32, np.float64)):
         everything(norm, numbers(shape, dtype))
+    for dtype in DTYPES:
+        fused(numbers((40, 6, 700), dtype))
+        wn.from_blocked(wn.to_blocked(numbers((40, 6, 700), dtype)))
     everything(LAYER, np.float64([[1e300, -1e300, 1e-300]]))
     everything(LAYER, np.float32([[np.nan, np.inf, 1e-45]]))
 
