@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser(
         "bench",
         help="measure this machine: speed, part of the memory's limit, ratio to rivals",
-        description="Measure welnorm, its rivals and a copy of the same bytes. Takes about a minute.",
+        description="Measure welnorm, its rivals and a copy of the same bytes. Takes about two minutes.",
     )
     bench.add_argument("--quick", action="store_true", help="fewer cases and rounds, about ten seconds")
     bench.add_argument("--op", action="append", choices=OPS, help="only this op; may be given again")

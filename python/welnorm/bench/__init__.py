@@ -58,9 +58,12 @@ __all__ = [
 def prepare(case: Case, threads: int, names: Iterable[str]) -> list[Contender | Missing]:
     """Make what `names` asks for, of `IMPLEMENTATIONS` (checked against float64) and of `LIMITS`."""
     names = tuple(names)
-    arrays = make_arrays(case)
+    try:
+        arrays = make_arrays(case)
+    except ModuleNotFoundError as missing:  # bfloat16 without ml_dtypes
+        return [Missing(name, f"{missing.name} is not installed") for name in names]
     made = make_contenders(case, arrays, threads, (name for name in names if name not in LIMITS))
-    copies = make_limits(arrays.x, threads, native_copy())
+    copies = make_limits(arrays.read, threads, native_copy())
     return made + [copy for copy in copies if copy.name in names]
 
 

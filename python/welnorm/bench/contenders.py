@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 import welnorm as wn
 
-from .cases import EPS, MOMENTUM
+from .cases import ACTIVATIONS, ADDS, GROUPS, MOMENTUM, MOVES, OPS
 from .reference import Reference, WrongResultError
 
 if TYPE_CHECKING:
@@ -29,13 +29,17 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Contender:
-    """One implementation, ready to be timed: each `call` returns the result."""
+    """One implementation, ready to be timed: each `call` returns the result, or a pair of them.
+
+    `as_array` makes an array of the case's layout of a result; it is used for the check and not timed.
+    """
 
     name: str
     call: Call
     context: Callable[[], AbstractContextManager[object]] = nullcontext
     error: float | None = None
     note: str = ""
+    as_array: Callable[[Any], Any] = np.asarray
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,18 @@ Builder = Callable[[Task], Contender]
 #: Builders by implementation and op, filled by `builds`.
 _BUILDERS: dict[tuple[str, str], Builder] = {}
 
-#: In the order of the report. `welnorm` makes a new output each call, `welnorm-out` writes into a warm one.
-IMPLEMENTATIONS = ("welnorm", "welnorm-out", "welnorm-numba", "numba", "numpy", "torch", "onnxruntime")
+#: In the order of the report. `welnorm` makes a new output each call, `welnorm-out` writes into a warm one;
+#: `welnorm-two-steps` does what a fused op does in two calls, both with warm outputs.
+IMPLEMENTATIONS = (
+    "welnorm",
+    "welnorm-out",
+    "welnorm-two-steps",
+    "welnorm-numba",
+    "numba",
+    "numpy",
+    "torch",
+    "onnxruntime",
+)
 OURS = ("welnorm", "welnorm-out")
 RIVALS = IMPLEMENTATIONS[len(OURS) :]
 
@@ -119,9 +133,11 @@ def make_contenders(
 
 def _prepare(task: Task, reference: Reference, name: str) -> Contender | Missing:
     try:
-        made = _builder(name, task.case.op)(task)
+        made = _builder(name, task.case)(task)
         with made.context():
-            error = reference.error(made.call())
+            results = made.call()
+            results = results if isinstance(results, (tuple, list)) else (results,)
+            error = reference.error(*map(made.as_array, results))
     except UnavailableError as unavailable:
         return Missing(name, str(unavailable))
     except ModuleNotFoundError as missing:
@@ -130,16 +146,18 @@ def _prepare(task: Task, reference: Reference, name: str) -> Contender | Missing
         if name in OURS:
             raise
         return Missing(name, _reason(failure))
-    return Contender(name, made.call, made.context, error, made.note)
+    return replace(made, name=name, error=error)
 
 
-def _builder(name: str, op: str) -> Builder:
+def _builder(name: str, case: Case) -> Builder:
     from . import rivals  # noqa: F401  registers the builders of the rivals
 
+    if case.layout == "nchw16c" and case.op not in MOVES and not name.startswith("welnorm"):
+        raise UnavailableError("has no blocked layout")
     try:
-        return _BUILDERS[name, op]
+        return _BUILDERS[name, case.op]
     except KeyError:
-        raise UnavailableError(f"has no {op}") from None
+        raise UnavailableError(f"has no {case.op}") from None
 
 
 def _reason(failure: Exception) -> str:
@@ -162,50 +180,97 @@ def same_threads(threads: int, names: Iterable[str] = IMPLEMENTATIONS) -> Abstra
 
 
 def _welnorm_call(task: Task) -> Callable[..., Any]:
-    """Return welnorm's function for the case with everything given but `out`."""
+    """Return welnorm's function for the case with everything given but outputs."""
     case, a = task.case, task.arrays
-    if case.op == "layer_norm":
-        return partial(wn.layer_norm, a.x, a.weight, a.bias, eps=EPS)
-    return partial(
-        wn.batch_norm,
-        a.x,
-        a.running_mean.copy(),
-        a.running_var.copy(),
-        a.weight,
-        a.bias,
-        training=case.op == "batch_norm_training",
-        momentum=MOMENTUM,
-        eps=EPS,
-        axis=case.axis,
-    )
+    if case.op in MOVES:
+        return partial(getattr(wn, case.op), a.x)
+    data = (a.x, a.residual) if case.op in ADDS else (a.x,)
+    extra: dict[str, Any] = {"eps": case.eps}
+    if case.activation:
+        extra["activation"] = case.activation
+    if case.layout != "rows":
+        extra["axis"] = case.axis
+
+    if case.norm in ("rms_norm", "add_rms_norm"):
+        return partial(getattr(wn, case.norm), *data, a.weight, **extra)
+    if case.norm == "group_norm":
+        return partial(wn.group_norm, a.x, GROUPS, a.weight, a.bias, **extra)
+    if not case.norm.startswith("batch_norm"):
+        return partial(getattr(wn, case.norm), *data, a.weight, a.bias, **extra)
+    buffers = (a.running_mean.copy(), a.running_var.copy())
+    extra |= {"training": case.norm == "batch_norm_training", "momentum": MOMENTUM}
+    return partial(wn.batch_norm, a.x, *buffers, a.weight, a.bias, **extra)
 
 
-@builds("welnorm", "layer_norm")
-def _welnorm_layer_norm(task: Task) -> Contender:
-    # Written out, because a partial adds a noticeable part of the time of the smallest calls.
-    layer_norm, x, weight, bias = wn.layer_norm, task.arrays.x, task.arrays.weight, task.arrays.bias
-    return Contender("welnorm", lambda: layer_norm(x, weight, bias))
+_NORMS = tuple(op for op in OPS if op not in MOVES)
 
 
-@builds("welnorm-out", "layer_norm")
-def _welnorm_layer_norm_out(task: Task) -> Contender:
-    layer_norm, x, weight, bias = wn.layer_norm, task.arrays.x, task.arrays.weight, task.arrays.bias
+@builds("welnorm", *OPS)
+def _welnorm(task: Task) -> Contender:
+    call = _welnorm_call(task)
+    # Written out where calls may be tiny: a partial with keywords would add a noticeable part of their time.
+    x, weight, bias = task.arrays.x, task.arrays.weight, task.arrays.bias
+    if task.case.op == "layer_norm":
+        layer_norm = wn.layer_norm
+        call = lambda: layer_norm(x, weight, bias)  # noqa: E731
+    elif task.case.op == "rms_norm":
+        rms_norm = wn.rms_norm
+        call = lambda: rms_norm(x, weight)  # noqa: E731
+    return Contender("welnorm", call)
+
+
+@builds("welnorm-out", *_NORMS)
+def _welnorm_out(task: Task) -> Contender:
+    x, weight, bias = task.arrays.x, task.arrays.weight, task.arrays.bias
     out = np.empty_like(x)
-    return Contender("welnorm-out", lambda: layer_norm(x, weight, bias, out=out))
+    if task.case.op == "layer_norm":
+        layer_norm = wn.layer_norm
+        return Contender("welnorm-out", lambda: layer_norm(x, weight, bias, out=out))
+    if task.case.op == "rms_norm":
+        rms_norm = wn.rms_norm
+        return Contender("welnorm-out", lambda: rms_norm(x, weight, out=out))
+    outputs = {"out": out, "sum_out": np.empty_like(x)} if task.case.op in ADDS else {"out": out}
+    return Contender("welnorm-out", partial(_welnorm_call(task), **outputs))
 
 
-@builds("welnorm", "batch_norm_training", "batch_norm_inference")
-def _welnorm_batch_norm(task: Task) -> Contender:
-    return Contender("welnorm", _welnorm_call(task))
+@builds("welnorm-out", *MOVES)
+def _welnorm_out_of_moves(task: Task) -> Contender:
+    raise UnavailableError("a move always makes a new array")
 
 
-@builds("welnorm-out", "batch_norm_training", "batch_norm_inference")
-def _welnorm_batch_norm_out(task: Task) -> Contender:
-    return Contender("welnorm-out", partial(_welnorm_call(task), out=np.empty_like(task.arrays.x)))
-
-
-@builds("welnorm-numba", "layer_norm", "batch_norm_training", "batch_norm_inference")
+@builds("welnorm-numba", *_NORMS)
 def _welnorm_numba(task: Task) -> Contender:
     if "numba" not in wn.available_backends():
         raise UnavailableError("the numba backend is not available here")
     return Contender("welnorm-numba", _welnorm_call(task), lambda: wn.backend("numba"))
+
+
+@builds("welnorm-two-steps", *ADDS)
+def _two_steps_of_adds(task: Task) -> Contender:
+    x, residual, weight = task.arrays.x, task.arrays.residual, task.arrays.weight
+    h, y, eps = np.empty_like(x), np.empty_like(x), task.case.eps
+    if task.case.op == "add_rms_norm":
+        norm = partial(wn.rms_norm, h, weight, eps=eps, out=y)
+    else:
+        norm = partial(wn.layer_norm, h, weight, task.arrays.bias, eps=eps, out=y)
+
+    def call() -> Any:
+        np.add(x, residual, out=h)
+        return norm(), h
+
+    return Contender("welnorm-two-steps", call)
+
+
+@builds("welnorm-two-steps", *ACTIVATIONS)
+def _two_steps_of_activations(task: Task) -> Contender:
+    from .rivals import activate
+
+    case = replace(task.case, op=task.case.norm)
+    norm = partial(_welnorm_call(replace(task, case=case)), out=np.empty_like(task.arrays.x))
+    activation = activate(task.case.activation)
+    return Contender("welnorm-two-steps", lambda: activation(norm()))
+
+
+@builds("welnorm-two-steps", *(op for op in OPS if op not in ADDS and op not in ACTIVATIONS))
+def _one_step(task: Task) -> Contender:
+    raise UnavailableError("it is one step")

@@ -16,20 +16,31 @@ WIDTH = 110
 _OUTPUT = {"welnorm": "new", "welnorm-out": "out="}
 
 #: Column heads of two lines, where the name alone would make the column wide.
-_HEADS = {"welnorm-numba": ("welnorm", "numba"), "onnxruntime": ("onnx", "runtime")}
+_HEADS = {
+    "welnorm-two-steps": ("two", "steps"),
+    "welnorm-numba": ("own", "numba"),
+    "onnxruntime": ("onnx", "rt"),
+}
 
 _HOW_TO_READ = (
     ("time", "of one call, the best of all rounds; contenders take turns, so that all see the same machine"),
     (
         "output",
         "new: a new array each call; out=: written into a warm array. numpy, torch and onnxruntime make a "
-        "new array, compare them with the row new; numba is given a warm one, compare it with the row out=",
+        "new array, compare them with the row new; numba and two steps are given warm ones, compare them "
+        "with the row out=",
     ),
-    ("GB/s", "bytes of the array, read once and written once, over the time"),
+    (
+        "two steps",
+        "what the op does in one pass over memory, in two: np.add and welnorm's norm, or the norm and then "
+        "the activation",
+    ),
+    ("own numba", "welnorm's Numba backend; numba is a kernel written by hand for the case"),
+    ("GB/s", "bytes of the array, read once and written once (with an addition: two of each), over the time"),
     (
         "% of limit",
-        "the speed next to a copy of the same array, timed in the same rounds: the faster one of P.copy "
-        "(ordinary stores) and P.copy_nt (non-temporal stores)",
+        "the speed next to a copy of as many bytes, timed in the same rounds: the faster one of P.copy "
+        "(ordinary stores) and P.copy_nt (non-temporal stores), here copy and copy_nt",
     ),
     ("max error", "largest absolute difference from float64; every result is checked before it is timed"),
     ("last columns", "how many times as long the rival takes: 2.00x means that welnorm is twice as fast"),
@@ -95,7 +106,7 @@ def _rows(result: Result, rivals: Iterable[str]) -> list[list[str]]:
         if timing is None:
             continue
         rate, part = result.gigabytes_per_second(name), result.part_of_limit(name)
-        limit = "-" if part is None else f"{part:.0%} {result.limit}"
+        limit = "-" if part is None else f"{part:.0%} {(result.limit or '').removeprefix('P.')}"
         ratios = (format_ratio(result.ratio(rival, name)) for rival in rivals)
         rows.append([case, _OUTPUT[name], format_time(timing.best), _digits(rate or 0.0), limit, *ratios])
         case = ""

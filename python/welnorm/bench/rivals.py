@@ -4,60 +4,134 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from .cases import EPS, MOMENTUM
-from .contenders import Contender, Task, UnavailableError, builds
+from .cases import ADDS, BLOCK, GROUPS, MOMENTUM, MOVES, OPS
+from .contenders import Call, Contender, Task, UnavailableError, builds
 
-_BATCH_NORMS = ("batch_norm_training", "batch_norm_inference")
-
-
-# NumPy: the obvious code.
-
-
-@builds("numpy", "layer_norm")
-def _numpy_layer_norm(task: Task) -> Contender:
-    a = task.arrays
-
-    def call() -> Any:
-        mean = a.x.mean(axis=-1, keepdims=True)
-        var = a.x.var(axis=-1, keepdims=True)
-        return (a.x - mean) / np.sqrt(var + EPS) * a.weight + a.bias
-
-    return Contender("numpy", call)
+_NORMS = tuple(op for op in OPS if op not in MOVES)
+_RMS_NORMS = ("rms_norm", "add_rms_norm")
+_LAYER_NORMS = ("layer_norm", "add_layer_norm")
 
 
-@builds("numpy", *_BATCH_NORMS)
-def _numpy_batch_norm(task: Task) -> Contender:
-    a, axis = task.arrays, task.case.axis % task.arrays.x.ndim
-    others = tuple(i for i in range(a.x.ndim) if i != axis)
+# NumPy: the obvious code. 16-bit data is widened first, for NumPy is slow and loses too much in 16 bits.
+
+
+@builds("numpy", *_NORMS)
+def _numpy(task: Task) -> Contender:
+    a, case = task.arrays, task.case
+    normalize, activation = _numpy_norm(task), activate(case.activation)
+
+    def norm(x: Any) -> Any:
+        return activation(normalize(_wide(x))).astype(a.x.dtype, copy=False)
+
+    def add_and_norm() -> Any:
+        h = a.x + a.residual
+        return norm(h), h
+
+    return Contender("numpy", add_and_norm if case.op in ADDS else partial(norm, a.x))
+
+
+def _wide(values: Any) -> Any:
+    return values.astype(np.float32) if values.itemsize == 2 else values
+
+
+def _numpy_norm(task: Task) -> Callable[[Any], Any]:
+    """Return the norm of the case as a function of x."""
+    a, case, eps = task.arrays, task.case, task.case.eps
+    weight, bias = _wide(a.weight), _wide(a.bias)
+
+    def rms_norm(x: Any) -> Any:
+        return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+
+    def layer_norm(x: Any) -> Any:
+        mean = x.mean(axis=-1, keepdims=True)
+        var = x.var(axis=-1, keepdims=True)
+        return (x - mean) / np.sqrt(var + eps) * weight + bias
+
+    if case.norm in _RMS_NORMS:
+        return rms_norm
+    if case.norm in _LAYER_NORMS:
+        return layer_norm
+
+    assert isinstance(case.axis, int)
+    axis, count = case.axis % a.x.ndim, a.x.size // a.weight.size
+    positions = tuple(i for i in range(1, a.x.ndim) if i != axis)
     along_channels = [1] * a.x.ndim
     along_channels[axis] = -1
-    weight, bias = a.weight.reshape(along_channels), a.bias.reshape(along_channels)
-    running_mean, running_var = a.running_mean.copy(), a.running_var.copy()
-    count = a.x.size // a.weight.size
+    weight, bias = weight.reshape(along_channels), bias.reshape(along_channels)
+    running_mean, running_var = np.array(_wide(a.running_mean)), np.array(_wide(a.running_var))
 
-    def training() -> Any:
-        mean = a.x.mean(axis=others, keepdims=True)
-        var = a.x.var(axis=others, keepdims=True)
+    def training(x: Any) -> Any:
+        mean = x.mean(axis=(0, *positions), keepdims=True)
+        var = x.var(axis=(0, *positions), keepdims=True)
         running_mean[:] += MOMENTUM * (mean.ravel() - running_mean)
         running_var[:] += MOMENTUM * (var.ravel() * (count / (count - 1)) - running_var)
-        return (a.x - mean) / np.sqrt(var + EPS) * weight + bias
+        return (x - mean) / np.sqrt(var + eps) * weight + bias
 
-    def inference() -> Any:
-        scale = weight / np.sqrt(running_var.reshape(along_channels) + EPS)
-        return (a.x - running_mean.reshape(along_channels)) * scale + bias
+    def inference(x: Any) -> Any:
+        scale = weight / np.sqrt(running_var.reshape(along_channels) + eps)
+        return (x - running_mean.reshape(along_channels)) * scale + bias
 
-    return Contender("numpy", training if task.case.op == "batch_norm_training" else inference)
+    def instance_norm(x: Any) -> Any:
+        mean = x.mean(axis=positions, keepdims=True)
+        var = x.var(axis=positions, keepdims=True)
+        return (x - mean) / np.sqrt(var + eps) * weight + bias
+
+    batch, channels = a.x.shape[0], case.channels
+    grouped = (batch, GROUPS, -1) if axis == 1 else (batch, -1, GROUPS, channels // GROUPS)
+    in_group = (2,) if axis == 1 else (1, 3)
+
+    def group_norm(x: Any) -> Any:
+        groups = x.reshape(grouped)
+        mean = groups.mean(axis=in_group, keepdims=True)
+        var = groups.var(axis=in_group, keepdims=True)
+        return ((groups - mean) / np.sqrt(var + eps)).reshape(x.shape) * weight + bias
+
+    return {
+        "batch_norm_training": training,
+        "batch_norm_inference": inference,
+        "instance_norm": instance_norm,
+        "group_norm": group_norm,
+    }[case.norm]
+
+
+def activate(activation: str | None) -> Callable[[Any], Any]:
+    """Return what a NumPy user does to an array for an activation, in place; gelu needs SciPy."""
+    if activation is None:
+        return lambda y: y
+    if activation == "relu":
+        return lambda y: np.maximum(y, 0, out=y)
+    from scipy.special import erf  # type: ignore[import-untyped, unused-ignore]
+
+    def gelu(y: Any) -> Any:
+        y *= (0.5 * (1 + erf(_wide(y) * 0.5**0.5))).astype(y.dtype, copy=False)
+        return y
+
+    return gelu
+
+
+@builds("numpy", *MOVES)
+def _numpy_move(task: Task) -> Contender:
+    x, shape = task.arrays.x, task.case.result_shape
+
+    def to_blocked() -> Any:
+        return np.ascontiguousarray(np.moveaxis(x.reshape(*shape[:2], BLOCK, *shape[2:-1]), 2, -1))
+
+    def from_blocked() -> Any:
+        return np.moveaxis(x, -1, 2).reshape(shape)
+
+    return Contender("numpy", to_blocked if task.case.op == "to_blocked" else from_blocked)
 
 
 # Numba: hand-written kernels into a warm output.
 
 
-@builds("numba", "layer_norm", *_BATCH_NORMS)
+@builds("numba", *_NORMS)
 def _numba(task: Task) -> Contender:
     import numba
 
@@ -66,18 +140,31 @@ def _numba(task: Task) -> Contender:
     if numba.get_num_threads() < task.threads:
         raise UnavailableError(f"numba has only {numba.get_num_threads()} of {task.threads} threads")
     a, case = task.arrays, task.case
-    out = np.empty_like(a.x)
+    if a.x.itemsize == 2:
+        raise UnavailableError("has no 16-bit floats on CPUs")
     # The kernels see channels first as (N, C, S) and channels last as (rows, C).
     shape = (-1, case.shape[-1]) if case.axis == -1 or a.x.ndim == 2 else (*case.shape[:2], -1)
-    x2, out2 = a.x.reshape(shape), out.reshape(shape)
+    if (case.norm, len(shape)) in (("group_norm", 2), ("instance_norm", 2)):
+        raise UnavailableError("the kernel written by hand takes channels first only")
     kernel = kernels.compiled(case.op, len(shape) == 2, a.x.size >= kernels.WORTH_THREADS)
-    running = () if case.op == "layer_norm" else (a.running_mean.copy(), a.running_var.copy())
-    momentum = (MOMENTUM,) if case.op == "batch_norm_training" else ()
-    arguments = (x2, *running, a.weight, a.bias, *momentum, EPS, out2)
+    outputs = (np.empty_like(a.x), np.empty_like(a.x)) if case.op in ADDS else (np.empty_like(a.x),)
+    arguments: list[Any] = [a.x.reshape(shape)]
+    if case.op in ADDS:
+        arguments.append(a.residual.reshape(shape))
+    if case.norm.startswith("batch_norm"):
+        arguments += [a.running_mean.copy(), a.running_var.copy()]
+    arguments += [a.weight] if case.norm in _RMS_NORMS else [a.weight, a.bias]
+    if case.norm == "batch_norm_training":
+        arguments.append(MOMENTUM)
+    elif case.norm == "group_norm":
+        arguments.append(GROUPS)
+    elif case.norm == "instance_norm":
+        arguments.append(case.channels)
+    arguments += [case.eps, *(out.reshape(shape) for out in outputs)]
 
     def call() -> Any:
         kernel(*arguments)
-        return out
+        return outputs
 
     return Contender("numba", call)
 
@@ -101,34 +188,83 @@ def _numba_threads(threads: int) -> Iterator[None]:
 # PyTorch: eager functions on tensors that share the arrays' memory.
 
 
-@builds("torch", "layer_norm")
-def _torch_layer_norm(task: Task) -> Contender:
+def _tensor(array: Any) -> Any:
+    """Return the tensor of an array's memory; bfloat16 goes by way of its bits."""
     import torch
 
-    x, weight, bias = (torch.from_numpy(a) for a in (task.arrays.x, task.arrays.weight, task.arrays.bias))
-    layer_norm, shape = torch.nn.functional.layer_norm, tuple(weight.shape)
-    return Contender("torch", lambda: layer_norm(x, shape, weight, bias, EPS), torch.inference_mode)
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
-@builds("torch", *_BATCH_NORMS)
-def _torch_batch_norm(task: Task) -> Contender:
+def _array(tensor: Any) -> Any:
     import torch
 
-    a, case = task.arrays, task.case
-    x = torch.from_numpy(a.x)
-    if case.axis == -1:  # channels last is a stride order in PyTorch: the same memory, seen as NCHW
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+@builds("torch", *_NORMS)
+def _torch(task: Task) -> Contender:
+    import torch
+
+    case = task.case
+    x, residual = _tensor(task.arrays.x), _tensor(task.arrays.residual)
+    channels_last = case.layout == "nhwc"
+    if channels_last:  # a stride order in PyTorch: the same memory, seen as NCHW
         x = x.movedim(-1, 1)
-    mean, var = torch.from_numpy(a.running_mean.copy()), torch.from_numpy(a.running_var.copy())
-    weight, bias = torch.from_numpy(a.weight), torch.from_numpy(a.bias)
-    batch_norm, training = torch.nn.functional.batch_norm, case.op == "batch_norm_training"
+    norm = _torch_norm(task)
 
-    def channels_first() -> Any:
-        return batch_norm(x, mean, var, weight, bias, training, MOMENTUM, EPS)
+    def add_and_norm() -> Any:
+        h = x + residual
+        return norm(h), h
 
-    def channels_last() -> Any:
-        return channels_first().movedim(1, -1)
+    call: Call = partial(norm, x)
+    if case.op in ADDS:
+        call = add_and_norm
+    elif case.activation:
+        activation = getattr(torch.nn.functional, case.activation)
+        call = lambda: activation(norm(x))  # noqa: E731
 
-    return Contender("torch", channels_last if case.axis == -1 else channels_first, torch.inference_mode)
+    def as_array(tensor: Any) -> Any:
+        return _array(tensor.movedim(1, -1) if channels_last else tensor)
+
+    return Contender("torch", call, torch.inference_mode, as_array=as_array)
+
+
+def _torch_norm(task: Task) -> Callable[[Any], Any]:
+    """Return the norm of the case as a function of a tensor."""
+    from torch.nn import functional
+
+    a, eps, norm = task.arrays, task.case.eps, task.case.norm
+    weight, bias = _tensor(a.weight), _tensor(a.bias)
+    mean, var = _tensor(a.running_mean.copy()), _tensor(a.running_var.copy())
+    layer_norm, rms_norm, shape = functional.layer_norm, functional.rms_norm, tuple(weight.shape)
+    if norm in _LAYER_NORMS:
+        return lambda x: layer_norm(x, shape, weight, bias, eps)
+    if norm in _RMS_NORMS:
+        return lambda x: rms_norm(x, shape, weight, eps)
+    if norm == "group_norm":
+        return lambda x: functional.group_norm(x, GROUPS, weight, bias, eps)
+    if norm == "instance_norm":
+        return lambda x: functional.instance_norm(x, weight=weight, bias=bias, eps=eps)
+    batch_norm, training = functional.batch_norm, norm == "batch_norm_training"
+    return lambda x: batch_norm(x, mean, var, weight, bias, training, MOMENTUM, eps)
+
+
+@builds("torch", *MOVES)
+def _torch_move(task: Task) -> Contender:
+    import torch
+
+    x = _tensor(task.arrays.x)
+
+    def to_blocked() -> Any:
+        return x.unflatten(1, (-1, BLOCK)).movedim(2, -1).contiguous()
+
+    def from_blocked() -> Any:
+        return x.movedim(-1, 2).flatten(1, 2)
+
+    call = to_blocked if task.case.op == "to_blocked" else from_blocked
+    return Contender("torch", call, torch.inference_mode, as_array=_array)
 
 
 @contextmanager
@@ -146,44 +282,88 @@ def _torch_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-# ONNX Runtime: a session of one node, the parameters being constants of the model.
+# ONNX Runtime: a session of one node, and one for an activation, the parameters being constants of the model.
 
 
-@builds("onnxruntime", "layer_norm", "batch_norm_inference")
+@builds("onnxruntime", *(op for op in _NORMS if op != "batch_norm_training"))
 def _onnxruntime(task: Task) -> Contender:
     import onnxruntime
-    from onnx import helper, numpy_helper
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph, NotImplemented
 
     a, case = task.arrays, task.case
-    constants = {"weight": a.weight, "bias": a.bias}
-    if case.op == "layer_norm":
-        node = helper.make_node("LayerNormalization", ["x", *constants], ["y"], axis=-1, epsilon=EPS)
-    else:
-        if case.axis == -1 and a.x.ndim > 2:
-            raise UnavailableError("its BatchNormalization takes channels first only")
-        constants |= {"mean": a.running_mean, "var": a.running_var}
-        node = helper.make_node("BatchNormalization", ["x", *constants], ["y"], epsilon=EPS)
-
-    dtype = helper.np_dtype_to_tensor_dtype(a.x.dtype)
-    graph = helper.make_graph(
-        [node],
-        case.op,
-        [helper.make_tensor_value_info("x", dtype, case.shape)],
-        [helper.make_tensor_value_info("y", dtype, case.shape)],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    # Versions old enough for every ONNX Runtime that knows the operator.
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if case.dtype == "bfloat16":
+        raise UnavailableError("takes no bfloat16 from NumPy")
+    if case.layout == "nhwc":
+        raise UnavailableError("its operators take channels first only")
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = task.threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(_onnx_model(task), options, providers=["CPUExecutionProvider"])
+    except (InvalidGraph, NotImplemented):
+        raise UnavailableError(f"has no {case.op} of {case.dtype} on CPUs") from None
+    if case.op in ADDS:
+        both = {"x": a.x, "residual": a.residual}
+        return Contender("onnxruntime", lambda: session.run(None, both))
     feed = {"x": a.x}
     return Contender("onnxruntime", lambda: session.run(None, feed)[0])
+
+
+def _onnx_model(task: Task) -> bytes:
+    """Return a model of the case."""
+    from onnx import helper, numpy_helper
+
+    a, case = task.arrays, task.case
+    constants = {"weight": a.weight, "bias": a.bias}
+    inputs, outputs = ["x"], ["y"]
+    attributes: dict[str, Any] = {"epsilon": case.eps}
+    domain = ""
+    # Versions old enough for every ONNX Runtime that knows the operator.
+    opset, ir_version = 17, 8
+    if case.op in ADDS:
+        inputs.append("residual")
+        outputs = ["y", "", "", "h"]
+        domain = "com.microsoft"
+        operator = "SkipLayerNormalization"
+        if case.op == "add_rms_norm":
+            operator = "SkipSimplifiedLayerNormalization"
+            del constants["bias"]
+    elif case.norm == "rms_norm":
+        # What its transformer optimizer makes. ONNX's own RMSNormalization runs as its parts, node by node.
+        operator = "SimplifiedLayerNormalization"
+        attributes["axis"] = -1
+        del constants["bias"]
+    elif case.norm == "layer_norm":
+        operator = "LayerNormalization"
+        attributes["axis"] = -1
+    elif case.norm == "group_norm":
+        operator, opset, ir_version = "GroupNormalization", 21, 10
+        attributes["num_groups"] = GROUPS
+    elif case.norm == "instance_norm":
+        operator = "InstanceNormalization"
+    else:
+        operator = "BatchNormalization"
+        constants |= {"mean": a.running_mean, "var": a.running_var}
+    nodes = [helper.make_node(operator, [*inputs, *constants], outputs, domain=domain, **attributes)]
+    if case.activation == "gelu":
+        opset, ir_version = 20, 9
+    if case.activation:
+        nodes.append(helper.make_node(case.activation.capitalize(), ["y"], ["z"]))
+        outputs = ["z"]
+
+    dtype = helper.np_dtype_to_tensor_dtype(a.x.dtype)
+    graph = helper.make_graph(
+        nodes,
+        case.op,
+        [helper.make_tensor_value_info(name, dtype, case.shape) for name in inputs],
+        [helper.make_tensor_value_info(name, dtype, case.shape) for name in outputs if name],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    model: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version).SerializeToString()
+    return model
 
 
 @builds("onnxruntime", "batch_norm_training")
