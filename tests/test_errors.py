@@ -528,3 +528,29 @@ def test_axes_and_running_statistics(call, exception, words, backend):
 @matrix([*MOMENTS, *LAYERS, *CONTROL, *FOLD])
 def test_objects(call, exception, words):
     check(call, exception, words)
+
+
+def test_what_review_found():
+    x = np.random.default_rng(0).standard_normal((4, 6, 8))
+    blocked = wn.to_blocked(x, 4)
+    with pytest.raises(ValueError, match="last axis"):
+        wn.from_blocked(np.zeros((1, 2, 0)))
+    for offset, error in ((np.ones(3), TypeError), (1e300, ValueError)):
+        with pytest.raises(error, match="weight_offset"):
+            wn.rms_norm(x.astype(np.float32), np.ones(8), weight_offset=offset)
+    with pytest.raises(ValueError, match="running_mean"):
+        wn.batch_norm(blocked, [[1, 2], [3]], running_var=np.ones(6), axis=(1, -1))
+    with pytest.raises(TypeError, match="dtype"):
+        wn.layer_norm(x, dtype="i4,,")
+    with pytest.raises(ValueError, match="momentum"):
+        wn.batch_norm(x, np.zeros(6), np.ones(6), momentum=7)
+    with pytest.raises(ValueError, match="mask"):
+        wn.batch_norm(x, training=True, mask=np.arange(32).reshape(4, 8) == 5)
+    with pytest.raises(ValueError, match="shape"):
+        wn.aligned_empty(2**62)
+    both = np.zeros(6)
+    with pytest.raises(ValueError, match="running_mean shares memory"):
+        wn.batch_norm(x, both, both, training=True)
+    with pytest.raises(ValueError, match="running_var shares memory"):
+        wn.batch_norm(x, None, x[0, :, 0], training=True, out=x)
+    assert not both.any()

@@ -406,3 +406,19 @@ def test_options_of_the_other_layers():
         assert layer.training
         assert layer.eval() is layer
         assert type(layer).__name__ in repr(layer)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_padded_blocks(affine, backend):
+    """Padding channels count as nothing and stay 0, with a variance of 0 too."""
+    x = np.random.default_rng(0).standard_normal((2, 24, 5))
+    for layer in (
+        wn.GroupNorm(3, 24, 0.0, axis=(1, -1), affine=affine),
+        wn.InstanceNorm(24, 0.0, axis=(1, -1), affine=affine),
+        wn.BatchNorm(24, 0.0, axis=(1, -1), affine=affine).train(),
+    ):
+        y = layer(wn.to_blocked(x))
+        layer.axis = 1
+        np.testing.assert_allclose(wn.from_blocked(y, 24), layer(x), rtol=1e-12, atol=1e-12)
+        if affine or not isinstance(layer, wn.InstanceNorm):  # else nothing tells padding from channels
+            assert not y[:, 1, :, 8:].any()

@@ -429,3 +429,17 @@ def test_unequal_parts_merge_exactly(axis, x, backend):
         np.testing.assert_allclose(m.mean, np.float64(mean), rtol=2 * ULP)
         np.testing.assert_allclose(m.var(), np.float64(var), rtol=2 * ULP)
         np.testing.assert_allclose(m.std(ddof=1) ** 2, m.m2 / (m.count - 1), rtol=1e-15)
+
+
+def test_of_a_single_number(backend):
+    m = wn.moments(5.0)
+    assert (m.count, m.mean, m.var()) == (1, 5.0, 0.0)
+    assert wn.mean_var(3.0, keepdims=True) == (3.0, 0.0)
+
+
+def test_axis_of_any_kind_is_remembered(backend):
+    x = np.random.default_rng(0).standard_normal((3, 4, 5))
+    axis = np.array([0, 2])
+    m = wn.moments(x, axis)
+    axis[:] = 1
+    assert m.update(x) == wn.moments(np.concatenate([x, x]), (0, 2))

@@ -73,7 +73,7 @@ def as_output_dtype(value: DTypeLike) -> np.dtype[Any]:
         value = ml_dtypes.bfloat16
     try:
         dtype = np.dtype(value)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):
         raise TypeError(f"dtype is {value!r}, but must be one of {_NAMES}") from None
     if not is_float(dtype):
         raise TypeError(f"dtype is {dtype}, but must be one of {_NAMES}")

@@ -59,7 +59,10 @@ def aligned_empty(
     if any(n < 0 for n in lengths):
         raise ValueError(f"shape has a negative length: {shape}")
     size = math.prod(lengths) * element.itemsize
-    memory = np.empty(size + step, np.uint8)
+    try:
+        memory = np.empty(size + step, np.uint8)
+    except ValueError:
+        raise ValueError(f"shape {shape} with alignment {alignment} is too large") from None
     start = -memory.ctypes.data % step
     return memory[start : start + size].view(element).reshape(lengths)
 
@@ -137,7 +140,7 @@ def from_blocked(x: ArrayLike, channels: int | None = None) -> Array:
     TypeError
         If `x` has an unsupported dtype.
     ValueError
-        If x has less than 3 dimensions or `channels` does not end in its last block.
+        If x has less than 3 dimensions or empty blocks, or `channels` does not end in its last block.
 
     See Also
     --------
@@ -154,6 +157,8 @@ def from_blocked(x: ArrayLike, channels: int | None = None) -> Array:
     if array.ndim < 3:
         raise ValueError(f"x has shape {array.shape}, but must have at least 3 dimensions")
     batch, blocks, *positions, size = array.shape
+    if size < 1:
+        raise ValueError(f"x has shape {array.shape}, but its last axis, a block, must not be empty")
     room = blocks * size
     count = room if channels is None else _integer(channels, "channels")
     if not (count == room or room - size < count < room):

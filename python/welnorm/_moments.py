@@ -124,12 +124,11 @@ class Moments:
         Moments
             This object.
         """
-        if self._axis == _UNKNOWN:
+        if isinstance(self._axis, str):
             raise ValueError(
                 "these Moments came from an array and know no axes: merge moments(batch, axis) instead"
             )
-        axis = cast("int | tuple[int, ...] | None", self._axis)
-        state = moments(_dtypes.as_float_array(batch, "batch"), axis, mask=mask)
+        state = moments(_dtypes.as_float_array(batch, "batch"), self._axis, mask=mask)
         if state.shape != self.shape:
             raise ValueError(f"batch has statistics of shape {state.shape}, but must have {self.shape}")
         return self.merge(state)
@@ -346,7 +345,10 @@ def moments(
     """
     array = _dtypes.as_float_array(x, "x")
     reduced = tuple(range(array.ndim)) if axis is None else check_axes(axis, array.ndim)
-    axis = tuple(axis) if isinstance(axis, list) else axis  # update() will want it as it is now
+    # update() will want it as it is now
+    axis = (
+        axis if axis is None or np.ndim(axis) == 0 else tuple(int(a) for a in cast("tuple[int, ...]", axis))
+    )
     kept = tuple(length for a, length in enumerate(array.shape) if a not in reduced)
     selected = None if mask is None else check_mask(mask, array.shape)
     if array.size == 0:

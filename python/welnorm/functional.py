@@ -197,7 +197,7 @@ def rms_norm(
     >>> wn.rms_norm([3.0, 4.0]).round(3)
     array([0.849, 1.131])
     """
-    if weight_offset == 0.0:
+    if isinstance(weight_offset, float) and weight_offset == 0.0:
         y = _norm_rows(x, weight, bias, axis, eps, activation, out, dtype, False)
         if y is not None:
             return y
@@ -228,11 +228,12 @@ def check_weight_offset(offset: Any) -> float:
 
 def _with_offset(weight: ArrayLike | None, offset: Any, dtype: np.dtype[Any]) -> ArrayLike | None:
     """Weight plus offset, in the compute type of dtype."""
-    value = check_weight_offset(offset)
+    value, compute = check_weight_offset(offset), _dtypes.COMPUTE[dtype]
     if weight is None or value == 0.0:
         return weight
     with np.errstate(all="ignore"):
-        compute = _dtypes.COMPUTE[dtype]
+        if not np.isfinite(compute.type(value)):
+            raise ValueError(f"weight_offset must be finite in {compute}, got {offset!r}")
         total: Array = _dtypes.as_float_array(weight, "weight").astype(compute) + compute.type(value)
     return total
 
@@ -277,7 +278,8 @@ def batch_norm(
         Added to the variance; finite, not negative.
     axis : int or (1, -1), default 1
         The channel axis: 1 for channels first, -1 for channels last; (1, -1) for channel-blocked x of shape
-        (N, C/b, ..., b), see `to_blocked`.
+        (N, C/b, ..., b), see `to_blocked`. If the last block is padded, the length of the parameters is C,
+        and padding comes out as 0.
     mask : array_like of bool, optional
         Of x's shape without the channel axis, or broadcastable to it. False positions (padding) enter no
         statistic and come out as 0.
@@ -298,8 +300,8 @@ def batch_norm(
     TypeError
         If an array has an unsupported dtype.
     ValueError
-        If a shape, `eps`, `momentum` or `activation` does not fit, a running buffer is missing in inference
-        or cannot be written in training, or there is one value per channel in training.
+        If a shape, `eps`, `momentum`, `mask` or `activation` does not fit, a running buffer is missing in
+        inference or cannot be written in training, or there is one value per channel in training.
     numpy.exceptions.AxisError
         If `axis` is out of range.
 
@@ -329,14 +331,21 @@ def batch_norm(
            [ 0.]])
     """
     array, channel = _channelled(x, axis)
-    channels = _Channels(array.shape, channel, running_mean, running_var, weight, bias)
+    channels = _Channels(
+        array.shape,
+        channel,
+        running_mean=running_mean,
+        running_var=running_var,
+        weight=weight,
+        bias=bias,
+    )
     reduced = tuple(a for a in range(array.ndim) if a not in channel)
     problem = channels.problem(array, weight, bias, reduced, eps, mask, activation, out, dtype)
+    momentum = check_momentum(momentum)
     if not training:
         _batch_norm_inference(problem, channels, running_mean, running_var)
-        return problem.out
+        return channels.finish(problem.out)
 
-    momentum = check_momentum(momentum)
     check_running(running_mean, "running_mean", channels.count)
     check_running(running_var, "running_var", channels.count)
     count = array.size // channels.room if channels.room else 0
@@ -344,16 +353,22 @@ def batch_norm(
         kept = problem.mask[tuple(slice(0, 1) if a in channel else slice(None) for a in range(array.ndim))]
         count = int(np.count_nonzero(kept))
     if count == 1:
+        what = f"x has shape {array.shape}" if problem.mask is None else "mask selects one position"
         raise ValueError(
-            f"x has shape {array.shape}: one value per channel has no variance to train with; use "
-            "training=False with running statistics, or layer_norm, which works with a batch of one"
+            f"{what}: one value per channel has no variance to train with; use training=False with running "
+            "statistics, or layer_norm, which works with a batch of one"
         )
+    for buffer, name in ((running_mean, "running_mean"), (running_var, "running_var")):
+        if buffer is not None and share_memory(buffer, problem.out):
+            raise ValueError(f"{name} shares memory with out, but both are written to")
+    if running_mean is not None and running_var is not None and share_memory(running_mean, running_var):
+        raise ValueError("running_mean shares memory with running_var, but both are written to")
     state = _normalize(problem, want_state=True)
     if state is not None and count:
         with np.errstate(all="ignore"):
             _update_running(running_mean, state.mean + state.mean_lo, momentum)
             _update_running(running_var, state.m2 / (count - 1.0), momentum)
-    return problem.out
+    return channels.finish(problem.out)
 
 
 def group_norm(
@@ -385,7 +400,9 @@ def group_norm(
         Scale and shift, of shape (C,).
     axis : int or (1, -1), default 1
         The channel axis: 1 for channels first, -1 for channels last; (1, -1) for channel-blocked x of shape
-        (N, C/b, ..., b), see `to_blocked`: there the groups' length must be a divisor or a multiple of b.
+        (N, C/b, ..., b), see `to_blocked`: there the groups' length must be a divisor or a multiple of b. If
+        the last block is padded, the length of the parameters is C, and padding comes out as 0; without
+        parameters padding channels count as channels.
     eps : float, default 1e-5
         Added to the variance; finite, not negative.
     mask : array_like of bool, optional
@@ -427,7 +444,7 @@ def group_norm(
             [ 1.  ,  1.  ]]])
     """
     array, channel = _channelled(x, axis)
-    channels = _Channels(array.shape, channel, weight, bias)
+    channels = _Channels(array.shape, channel, weight=weight, bias=bias)
     try:
         groups = operator.index(num_groups)
     except TypeError:
@@ -438,7 +455,7 @@ def group_norm(
     problem = channels.problem(array, weight, bias, (), eps, mask, activation, out, dtype)
     if problem.x.size:
         _normalize(_grouped(problem, length))
-    return problem.out
+    return channels.finish(problem.out)
 
 
 def _grouped(problem: Problem, length: int) -> Problem:
@@ -462,7 +479,7 @@ def _grouped(problem: Problem, length: int) -> Problem:
     affine = {axis, axis + 1, *(a + (a > axis) for a in problem.affine)}
     return problem._replace(
         x=split(problem.x),
-        out=split(problem.out),
+        out=split(np.asarray(problem.out)),
         weight=None if problem.weight is None else split(problem.weight),
         bias=None if problem.bias is None else split(problem.bias),
         mask=None if problem.mask is None else split(problem.mask),
@@ -497,7 +514,8 @@ def instance_norm(
         Scale and shift, of shape (C,).
     axis : int or (1, -1), default 1
         The channel axis: 1 for channels first, -1 for channels last; (1, -1) for channel-blocked x of shape
-        (N, C/b, ..., b), see `to_blocked`.
+        (N, C/b, ..., b), see `to_blocked`. If the last block is padded, the length of the parameters is C,
+        and padding comes out as 0.
     eps : float, default 1e-5
         Added to the variance; finite, not negative.
     mask : array_like of bool, optional
@@ -537,11 +555,11 @@ def instance_norm(
             [ 0.  ,  0.  ,  0.  ,  0.  ]]])
     """
     array, channel = _channelled(x, axis)
-    channels = _Channels(array.shape, channel, weight, bias)
+    channels = _Channels(array.shape, channel, weight=weight, bias=bias)
     reduced = tuple(a for a in range(1, array.ndim) if a not in channel)
     problem = channels.problem(array, weight, bias, reduced, eps, mask, activation, out, dtype)
     _normalize(problem)
-    return problem.out
+    return channels.finish(problem.out)
 
 
 def _channelled(x: ArrayLike, axis: Any) -> tuple[Array, tuple[int, ...]]:
@@ -558,17 +576,25 @@ def _channelled(x: ArrayLike, axis: Any) -> tuple[Array, tuple[int, ...]]:
 
 
 class _Channels:
-    """The channels of an array: how many there are, and arrays with an element for each."""
+    """The channels of an array: how many there are, and arrays with an element for each.
 
-    def __init__(self, shape: tuple[int, ...], axes: tuple[int, ...], *parameters: Any) -> None:
+    The last of blocked channels may be padded; then the length of a parameter tells how many there are.
+    """
+
+    def __init__(self, shape: tuple[int, ...], axes: tuple[int, ...], **parameters: Any) -> None:
         self.shape, self.axes = shape, axes
-        self.room = math.prod(shape[a] for a in axes)
-        self.count = self.room
-        if len(axes) == 2:  # the last block may be padded: parameters tell
-            lengths = (np.shape(p)[0] for p in parameters if p is not None and np.ndim(p) == 1)
-            count = next(lengths, self.room)
-            if self.room - shape[axes[1]] < count < self.room:
-                self.count = count
+        self.room = self.count = math.prod(shape[a] for a in axes)
+        if len(axes) == 2:
+            given = (_dtypes.as_float_array(p, name) for name, p in parameters.items() if p is not None)
+            lengths = [p.shape[0] for p in given if p.ndim == 1]
+            if lengths and self.room - shape[axes[1]] < lengths[0] < self.room:
+                self.count = lengths[0]
+
+    def finish(self, out: Array) -> Array:
+        """Padding channels stay 0, whatever the norm makes of them; returns out."""
+        if self.count < self.room:
+            out[:, -1, ..., self.count - self.room :] = 0
+        return out
 
     def parameter(self, value: Any, name: str, compute: np.dtype[Any], missing: float = 0.0) -> Array:
         """A parameter of length 1 but on the channel axes; padding channels get `missing`."""
@@ -760,7 +786,7 @@ def add_rms_norm(
     >>> h is residual, residual, y.round(3)
     (True, array([3., 4.]), array([0.849, 1.131]))
     """
-    if weight_offset == 0.0:
+    if isinstance(weight_offset, float) and weight_offset == 0.0:
         pair = _add_norm_rows(x, residual, weight, bias, axis, eps, out, sum_out, dtype, False)
         if pair is not None:
             return pair
@@ -829,7 +855,8 @@ def layer_norm_int8(
     q : ndarray of int8
         Of x's shape; 0 where y is NaN.
     scale : ndarray of float32
-        Of x's shape with length 1 on `axis`.
+        Of x's shape with length 1 on `axis`. A row with NaN has scale NaN, one of float64 whose scale
+        leaves float32's range inf; their q is 0.
 
     Raises
     ------
@@ -885,7 +912,8 @@ def rms_norm_int8(
     q : ndarray of int8
         Of x's shape; 0 where y is NaN.
     scale : ndarray of float32
-        Of x's shape with length 1 on `axis`.
+        Of x's shape with length 1 on `axis`. A row with NaN has scale NaN, one of float64 whose scale
+        leaves float32's range inf; their q is 0.
 
     Raises
     ------

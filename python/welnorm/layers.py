@@ -474,10 +474,13 @@ class GroupNorm(_Layer):
     def __call__(self, x: ArrayLike, *, mask: ArrayLike | None = None, out: Array | None = None) -> Array:
         """Normalise x, which has `num_channels` channels on `axis`; see `group_norm`."""
         x = _with_channels(x, self.axis, self.num_channels)
+        weight = self.weight
+        if weight is None and isinstance(self.axis, tuple):  # whose length tells channels from padding
+            weight = np.ones(self.num_channels, _dtypes.COMPUTE[x.dtype])
         return group_norm(
             x,
             self.num_groups,
-            self.weight,
+            weight,
             self.bias,
             axis=self.axis,
             eps=self.eps,

@@ -8,12 +8,13 @@
 #ifdef WN_SCALAR
 typedef float v_f32, v_f32_narrow;
 typedef double v_f64;
-typedef int32_t v_i32;
-typedef int64_t v_i64;
+typedef uint32_t v_i32; /* bits: without a sign, whose shift C does not define */
+typedef uint64_t v_i64;
 #    define V_F32 1
 #    define V_F64 1
 #    define V_SPLAT(type, s) (s)
-#    define V_WHERE(condition) (-(condition)) /* a comparison as a mask: all bits of an element, or none */
+#    define V_WHERE(condition)                                                                               \
+        ((v_i64)0 - (condition)) /* a comparison as a mask: all bits of an element, or none */
 #else
 typedef float v_f32 __attribute__((vector_size(WN_VECTOR_BYTES)));
 typedef double v_f64 __attribute__((vector_size(WN_VECTOR_BYTES)));

@@ -612,17 +612,25 @@ static void test_moves(void) {
             }
 }
 
+/* Under an emulator that would take a quarter of an hour: a part of the variants, and of the teams. */
+#ifdef EMULATED
+enum { ONE_IN = 12, ALL_TEAMS = 0 };
+#else
+enum { ONE_IN = 1, ALL_TEAMS = 1 };
+#endif
+
 int main(void) {
     for (int isa = 0; wn_usable_isa(isa); isa++) {
         wn_select_isa(wn_usable_isa(isa)->isa);
         for (int dtype = 0; dtype < WN_DTYPE_COUNT; dtype++) {
             for (size_t i = 0; i < sizeof large_shapes / sizeof *large_shapes; i++)
-                try_case(&large_shapes[i], &plain, (wn_dtype)dtype, !isa);
+                try_case(&large_shapes[i], &plain, (wn_dtype)dtype, ALL_TEAMS && !isa);
             for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
                 for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
+                    if ((i + v + (size_t)dtype) % ONE_IN != 0) continue;
                     if (!isa ||
                         (i + v + (size_t)dtype) % 3 == (size_t)isa % 3) /* all of them on the best one */
-                        try_case(&shapes[i], &variants[v], (wn_dtype)dtype, (i + v) % 8 == 0);
+                        try_case(&shapes[i], &variants[v], (wn_dtype)dtype, ALL_TEAMS && (i + v) % 8 == 0);
                 }
             test_rows((wn_dtype)dtype);
         }

@@ -331,6 +331,8 @@ static wide_int to_integer(double value, int shift) {
     int exponent;
     wide_int fraction = (wide_int)ldexp(frexp(value, &exponent), 53);
     shift += exponent - 53;
+    if (fraction == 0) return 0;
+    if (shift > 72) shift = 72; /* too large in any case */
     if (shift >= 0) return fraction * ((wide_int)1 << shift);
     return shift > -63 ? fraction / ((wide_int)1 << -shift) : 0;
 }

@@ -43,7 +43,9 @@ def moments(x: Array, reduced: tuple[int, ...], mask: Array | None) -> State:
     state = _empty_state(x, reduced)
     _run(problem, state=state, writes=False, exact=True)
     # Exact sums have float64's range only, and no inf. What left it is for the driver that scales.
-    unsure = ~(np.isfinite(state.mean) & (state.m2 < 2.0**1000) & (state.m2 > 2.0**-900))
+    least = 2.0**-900 if x.dtype == np.float64 else 0.0
+    known = (state.m2 >= least) | (state.count <= 1)
+    unsure = ~(np.isfinite(state.mean) & (state.m2 < 2.0**1000) & known)
     if np.any(unsure):
         scaled = _empty_state(x, reduced)
         _run(problem, state=scaled, writes=False)
@@ -98,4 +100,5 @@ def _is_plain(*arrays: Array) -> bool:
 
 
 def _empty_state(x: NDArray[Any], reduced: tuple[int, ...]) -> State:
-    return State(*np.empty((5, *statistics_shape(x.shape, reduced))))
+    shape = statistics_shape(x.shape, reduced)
+    return State(*(np.empty(shape) for _ in State._fields))
