@@ -5,7 +5,30 @@ cimport numpy as cnp
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t
 
+from cpython.pycapsule cimport PyCapsule_New
+from libc.string cimport strcpy
+
 cnp.import_array()
+
+cdef extern from "numpy/arrayobject.h":
+    ctypedef struct PyDataMemAllocator:
+        void *ctx
+        void *(*malloc)(void *context, size_t size) noexcept nogil
+        void *(*calloc)(void *context, size_t count, size_t size) noexcept nogil
+        void *(*realloc)(void *context, void *memory, size_t size) noexcept nogil
+        void (*free)(void *context, void *memory, size_t size) noexcept nogil
+    ctypedef struct PyDataMem_Handler:
+        char *name
+        unsigned char version
+        PyDataMemAllocator allocator
+    object PyDataMem_SetHandler(object handler)
+
+cdef extern from "aligned.h" nogil:
+    void *wn_aligned_malloc(void *context, size_t size) noexcept
+    void *wn_aligned_calloc(void *context, size_t count, size_t size) noexcept
+    void *wn_aligned_realloc(void *context, void *memory, size_t size) noexcept
+    void wn_aligned_free(void *context, void *memory, size_t size) noexcept
+    const size_t WN_ALIGNED_BYTES
 
 cdef extern from "welnorm.h" nogil:
     ctypedef enum wn_dtype:
@@ -58,6 +81,7 @@ cdef extern from "welnorm.h" nogil:
     wn_status wn_norm_rows(wn_dtype dtype, const void *augend, const void *addend, const void *x, void *y,
                            size_t row_count, size_t n, const void *weight, const void *bias, double eps,
                            int centred, wn_activation activation)
+    void wn_widen(wn_dtype dtype, const void *elements, void *wide, size_t n)
     void wn_move_blocked(void *plain, void *blocked, size_t batch, size_t channels, size_t positions,
                          size_t block, size_t element_bytes, int into_blocks)
     void wn_copy(void *dst, const void *src, size_t bytes, int nontemporal)
@@ -136,6 +160,20 @@ ctypedef struct rows_call:
     int centred, activation
 
 
+cdef inline object widened(object parameter):
+    """A vector of 16 bits an element as float32, which the kernels take; anything else as it is."""
+    cdef int typenum
+    if parameter is None or not cnp.PyArray_CheckExact(parameter) or cnp.PyArray_NDIM(parameter) != 1:
+        return parameter
+    typenum = cnp.PyArray_TYPE(parameter)
+    if typenum != cnp.NPY_FLOAT16 and typenum != bfloat16_typenum or not is_plain(parameter, typenum):
+        return parameter
+    wide = cnp.PyArray_EMPTY(1, cnp.PyArray_DIMS(parameter), cnp.NPY_FLOAT32, 0)
+    wn_widen(WN_f16 if typenum == cnp.NPY_FLOAT16 else WN_bf16, cnp.PyArray_DATA(parameter),
+             cnp.PyArray_DATA(wide), cnp.PyArray_SIZE(parameter))
+    return wide
+
+
 cdef bint is_ordinary(object x, object weight, object bias, object axis, object eps, object dtype,
                       rows_call *call):
     """Fill in `call` if these are contiguous arrays, parameters of x's compute type, and the last axis."""
@@ -185,8 +223,37 @@ cdef inline bint is_output(object out, object x, const rows_call *call):
     )
 
 
+cdef PyDataMem_Handler aligned_memory
+strcpy(aligned_memory.name, "welnorm")
+aligned_memory.version = 1
+aligned_memory.allocator.ctx = NULL
+aligned_memory.allocator.malloc = wn_aligned_malloc
+aligned_memory.allocator.calloc = wn_aligned_calloc
+aligned_memory.allocator.realloc = wn_aligned_realloc
+aligned_memory.allocator.free = wn_aligned_free
+cdef object aligned_handler = PyCapsule_New(&aligned_memory, "mem_handler", NULL)
+
+
+cdef object new_array(int ndim, cnp.npy_intp *shape, int typenum, size_t bytes):
+    """A new C-contiguous array; a large one starts at a cache line."""
+    if bytes < WN_ALIGNED_BYTES:
+        return cnp.PyArray_EMPTY(ndim, shape, typenum, 0)
+    before = PyDataMem_SetHandler(aligned_handler)
+    try:
+        return cnp.PyArray_EMPTY(ndim, shape, typenum, 0)
+    finally:
+        PyDataMem_SetHandler(before)
+
+
+def empty(cnp.ndarray like not None, object dtype not None):
+    """A new C-contiguous array of the shape of `like`; a large one starts at a cache line."""
+    cdef size_t bytes = cnp.PyArray_SIZE(like) * <size_t>(<cnp.dtype>dtype).itemsize
+    return new_array(cnp.PyArray_NDIM(like), cnp.PyArray_DIMS(like), (<cnp.dtype>dtype).num, bytes)
+
+
 cdef inline object new_like(object x, const rows_call *call):
-    return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), call.typenum, 0)
+    cdef size_t bytes = cnp.PyArray_NBYTES(<cnp.ndarray>x)
+    return new_array(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), call.typenum, bytes)
 
 
 cdef inline bint is_apart(object a, object b):
@@ -231,6 +298,7 @@ def norm_rows(object x, object weight, object bias, object axis, object eps, obj
               object dtype, bint centred):
     """The ordinary call: contiguous arrays, x and out of one dtype, the last axis. None for any other."""
     cdef rows_call call
+    weight, bias = widened(weight), widened(bias)
     if not is_ordinary(x, weight, bias, axis, eps, dtype, &call):
         return None
     call.centred, call.activation = centred, 0
@@ -252,6 +320,7 @@ def add_norm_rows(object x, object residual, object weight, object bias, object 
                   object sum_out, object dtype, bint centred):
     """The same of x + residual: the result and the sum."""
     cdef rows_call call
+    weight, bias = widened(weight), widened(bias)
     if not (is_ordinary(x, weight, bias, axis, eps, dtype, &call) and is_plain(residual, call.typenum)
             and cnp.PyArray_SAMESHAPE(<cnp.ndarray>residual, <cnp.ndarray>x)):
         return None

@@ -41,18 +41,34 @@ static ALWAYS_INLINE void transpose_4x4(char *to, size_t to_step, const char *fr
 }
 #endif
 
-/* to[j * to_step + i] = from[i * from_step + j] for i < rows, j < columns, elements of so many bytes. */
+/* to[j * to_step + i] = from[i * from_step + j] for i < rows, j < columns, elements of so many bytes. The
+ * outer loop is over the side whose lines are far apart, often a power of two: each is used whole before it
+ * has to make room. */
 static ALWAYS_INLINE void transpose(char *to, size_t to_step, const char *from, size_t from_step, size_t rows,
                                     size_t columns, size_t size) {
-    size_t i = 0;
 #ifdef HAS_SHUFFLES
-    for (; size == 4 && columns % 4 == 0 && i + 4 <= rows; i += 4)
-        for (size_t j = 0; j < columns; j += 4)
-            transpose_4x4(to + (j * to_step + i) * 4, to_step, from + (i * from_step + j) * 4, from_step);
+    if (size == 4 && rows % 4 == 0 && columns % 4 == 0) {
+        if (from_step > to_step)
+            for (size_t i = 0; i < rows; i += 4)
+                for (size_t j = 0; j < columns; j += 4)
+                    transpose_4x4(to + (j * to_step + i) * 4, to_step, from + (i * from_step + j) * 4,
+                                  from_step);
+        else
+            for (size_t j = 0; j < columns; j += 4)
+                for (size_t i = 0; i < rows; i += 4)
+                    transpose_4x4(to + (j * to_step + i) * 4, to_step, from + (i * from_step + j) * 4,
+                                  from_step);
+        return;
+    }
 #endif
-    for (; i < rows; i++)
+    if (from_step > to_step)
+        for (size_t i = 0; i < rows; i++)
+            for (size_t j = 0; j < columns; j++)
+                memcpy(to + (j * to_step + i) * size, from + (i * from_step + j) * size, size);
+    else
         for (size_t j = 0; j < columns; j++)
-            memcpy(to + (j * to_step + i) * size, from + (i * from_step + j) * size, size);
+            for (size_t i = 0; i < rows; i++)
+                memcpy(to + (j * to_step + i) * size, from + (i * from_step + j) * size, size);
 }
 
 /* One tile; size is a constant at each call. */

@@ -288,6 +288,12 @@ wn_status wn_norm_rows(wn_dtype dtype, const void *augend, const void *addend, c
     return wn_run(&problem);
 }
 
+void wn_widen(wn_dtype dtype, const void *elements, void *wide, size_t n) {
+    const wn_norm as_they_are = {.rstd = 1.0, .scale = 1.0};
+    const wn_affine none = {.to_compute = 1};
+    wn_selected_isa()->dtype[dtype].apply_run(elements, wide, n, &as_they_are, &none);
+}
+
 wn_axes wn_axes_of(const wn_axis *axis, int ndim) {
     wn_axes axes = {axis, ndim, 1};
     for (int d = 0; d < ndim; d++) axes.count *= axis[d].count;

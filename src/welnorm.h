@@ -69,6 +69,9 @@ wn_status wn_norm_rows(wn_dtype dtype, const void *augend, const void *addend, c
                        size_t row_count, size_t n, const void *weight, const void *bias, double eps,
                        int centred, wn_activation activation);
 
+/* Copies n contiguous elements in the compute type of their dtype. */
+void wn_widen(wn_dtype dtype, const void *elements, void *wide, size_t n);
+
 /* Between (batch, channels, positions) and (batch, blocks, positions, block), elements of so many bytes:
  * channels into blocks, the last one padded with zeros, or out of them. */
 void wn_move_blocked(void *plain, void *blocked, size_t batch, size_t channels, size_t positions,

@@ -33,6 +33,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import DTypeLike, NDArray
 
 from . import _dtypes
+from ._isa import extension
 
 Array = NDArray[Any]
 
@@ -211,7 +212,8 @@ def check_out(out: Any, x: Array, dtype: DTypeLike | None, name: str = "out") ->
     """The array to write into: `out` after checks, or a new one."""
     wanted = x.dtype if dtype is None else _dtypes.as_output_dtype(dtype)
     if out is None:
-        return np.empty_like(x, dtype=wanted, order="C", subok=False)
+        new: Array = np.empty(x.shape, wanted) if extension is None else extension.empty(x, wanted)
+        return new
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{name} must be a numpy.ndarray, got {type(out).__name__}")
     if out.dtype != wanted or not out.dtype.isnative:
