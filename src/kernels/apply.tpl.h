@@ -104,6 +104,41 @@ static WN_NOINLINE void FN(apply_run)(const void *x, void *y, size_t n, const wn
         FN(apply_with)(x, y, n, norm, affine, 0, 1, 1, 1);
 }
 
+/* Two rows at a time share the loads of weight and bias, which long rows find in L2 only. Returns the rows
+ * done: all pairs before one of which a row is for the wide path. */
+static size_t FN(norm_pairs)(const char *x, ptrdiff_t x_stride, char *y, ptrdiff_t y_stride, size_t row_count,
+                             size_t n, const wn_affine *affine, double eps, int centred) {
+    const C *weight = affine->weight, *bias = affine->bias;
+    wn_state state[2];
+    size_t row = 0;
+    for (; row + 2 <= row_count; row += 2, x += 2 * x_stride, y += 2 * y_stride) {
+        const void *rows[4] = {x, x + x_stride, x + 2 * x_stride, x + 3 * x_stride};
+        for (size_t r = 0; row == 0 && r < 2; r++) FN(moments_run)(&rows[r], 1, n, centred, &state[r]);
+        wn_norm first = wn_finish(&state[0], eps), second = wn_finish(&state[1], eps);
+        if (IS_WIDE(&first, state[0].m2, eps) || IS_WIDE(&second, state[1].m2, eps)) break;
+        for (size_t r = 2; row + 4 <= row_count && r < 4; r++)
+            FN(moments_run)(&rows[r], 1, n, centred, &state[r - 2]);
+        FN(norm_v) a = FN(spread)(&first), b = FN(spread)(&second);
+        const T *x0 = rows[0], *x1 = rows[1];
+        T *y0 = (T *)y, *y1 = (T *)(y + y_stride);
+        size_t i = 0;
+        UNROLL_LITTLE for (; i + V_N <= n; i += V_N) {
+            V w = V_LOAD_C(weight + i), c = V_LOAD_C(bias + i);
+            V v0 = FN(normalize)(V_LOAD(x0 + i), &a), v1 = FN(normalize)(V_LOAD(x1 + i), &b);
+            V_STORE(y0 + i, V_FMA(v0, w, c));
+            V_STORE(y1 + i, V_FMA(v1, w, c));
+        }
+        if (i < n) {
+            V w = V_LOAD_PART_C(weight + i, n - i), c = V_LOAD_PART_C(bias + i, n - i);
+            V v0 = FN(normalize)(V_LOAD_PART(x0 + i, n - i), &a);
+            V v1 = FN(normalize)(V_LOAD_PART(x1 + i, n - i), &b);
+            V_STORE_PART(y0 + i, V_FMA(v0, w, c), n - i);
+            V_STORE_PART(y1 + i, V_FMA(v1, w, c), n - i);
+        }
+    }
+    return row;
+}
+
 /* A row's statistics come before the apply of the row above: their additions fill its wait for the square
  * root and the division. */
 static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride, size_t row_count,
@@ -112,17 +147,24 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     double count = (double)n, inverse_count = 1.0 / count;
     wn_affine of_row = *affine;
     wn_state state;
-    const void *above = x;
     int is_usual = affine->weight && affine->bias && affine->advance && !affine->activation &&
                    !(IS_16BIT && affine->to_compute); /* worth a copy of the loop here */
-    for (size_t row = 0;; row++) {
+    size_t begin = 0;
+    if (is_usual && n >= LONG_ROW && !affine->stream && affine_step == 0) {
+        begin = FN(norm_pairs)(x, x_stride, y, y_stride, row_count, n, affine, eps, centred);
+        if (begin == row_count) return row_count;
+        x = (const char *)x + (ptrdiff_t)begin * x_stride;
+        y = (char *)y + (ptrdiff_t)begin * y_stride;
+    }
+    const void *above = x;
+    for (size_t row = begin;; row++) {
         wn_norm norm;
-        if (row > 0) {
+        if (row > begin) {
             norm = wn_finish(&state, eps);
             if (IS_WIDE(&norm, state.m2, eps)) return row - 1;
         }
         if (row < row_count) state = FN(block_moments)(&x, 1, n, centred, count, inverse_count);
-        if (row > 0) {
+        if (row > begin) {
             of_row.ahead = affine->fetch && row + 1 < row_count ? (const char *)x + x_stride : NULL;
             if (is_usual)
                 FN(apply_with)(above, y, n, &norm, &of_row, 1, 1, 1, 1);
