@@ -612,8 +612,8 @@ static void test_moves(void) {
             }
 }
 
-/* Under an emulator that would take a quarter of an hour: a part of the variants, and of the teams. */
-#ifdef EMULATED
+/* Under an emulator (a quarter of an hour) or sanitizers: a part of the variants, and of the teams. */
+#ifdef SLOW_HERE
 enum { ONE_IN = 12, ALL_TEAMS = 0 };
 #else
 enum { ONE_IN = 1, ALL_TEAMS = 1 };

@@ -19,7 +19,7 @@
 
 enum { SHORT = 4 * 16 + 3, MOST = WN_ROWS * WN_STRIP }; /* SHORT: four of the widest vectors and three */
 
-#ifdef EMULATED /* where all lengths would take a quarter of an hour */
+#ifdef SLOW_HERE /* where all lengths would take a quarter of an hour */
 enum { STEP = 7 };
 #else
 enum { STEP = 1 };
