@@ -29,7 +29,7 @@ typedef struct {
     bool to_compute;         /* kernels write the compute type: y, or scratch */
     bool inner_affine;       /* weight and bias vary along the inner axes, */
     bool rows_affine;        /* and along the reduced ones */
-    bool fetch, stream;      /* the data does not fit a core's cache; results not the last one: past it */
+    bool stream;             /* results do not fit the last-level cache: past it */
     bool adds;               /* x is still to be written: augend + addend */
     size_t units, unit_columns, strips;
     size_t blocks, part_blocks, parts;
@@ -101,7 +101,6 @@ static inline wn_affine wn_affine_at(const wn_job *job, ptrdiff_t affine) {
                        p->activation,
                        job->to_compute,
                        job->stream,
-                       job->fetch,
                        NULL};
 }
 

@@ -59,9 +59,8 @@ typedef struct {
     int advance;
     wn_activation activation;
     int to_compute;
-    int stream; /* y past the cache where its address allows: a row of x's dtype, without an activation */
-    int fetch;  /* norm_run is to fetch the row after the next into the cache meanwhile; */
-    const void *ahead; /* which lies here (or NULL) */
+    int stream; /* y past the cache where its address allows: a row of x's dtype, without an activation; */
+    const void *ahead; /* norm_run's: what to fetch meanwhile, the row after the next, or NULL */
 } wn_affine;
 
 /* a + b = *sum + *error exactly (Knuth's two-sum); no error term where the sum is not finite. */

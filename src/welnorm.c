@@ -13,9 +13,8 @@ static const size_t dtype_bytes[WN_DTYPE_COUNT] = {
 };
 
 enum {
-    STATE_ARRAYS = 5,     /* mean, mean_lo, m2, m2_lo, scale */
-    CORE_CACHE = 1 << 20, /* bytes of a core's own cache, about */
-    SPLIT_BELOW = 2       /* units a thread, below which units are split: at most 660 KB of states a thread */
+    STATE_ARRAYS = 5, /* mean, mean_lo, m2, m2_lo, scale */
+    SPLIT_BELOW = 2   /* units a thread, below which units are split: at most 660 KB of states a thread */
 };
 
 typedef struct {
@@ -248,7 +247,6 @@ wn_status wn_run(const wn_problem *p) {
     wn_call call = {.job = make_job(p), .ops = p->pattern == WN_RUN ? &wn_run_ops : &wn_cols_ops};
     wn_job *job = &call.job;
     size_t bytes = problem_bytes(p, job);
-    job->fetch = bytes > CORE_CACHE;
     job->stream = is_streamed(job, bytes);
     if (is_rows(job)) {
         wn_parallel(wn_threads_for(bytes, (size_t)p->outer.count), rows_body, job);

@@ -6,7 +6,10 @@ import importlib
 import pytest
 import welnorm as wn
 
-MODULES = ["", ".functional", ".layers", "._moments", "._threads", "._backends", "._isa", "._config"]
+MODULES = [
+    *("", ".functional", "._channels", "._fused", "._fold", ".layers", "._moments", "._memory"),
+    *("._threads", "._backends", "._isa", "._config"),
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

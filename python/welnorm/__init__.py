@@ -6,7 +6,7 @@ array([[-1.34, -0.45,  0.45,  1.34]], dtype=float32)
 
 How the layers call each other, one way and downwards only::
 
-    functional.py, layers.py, _moments.py    what users call
+    functional.py _channels.py _fused.py _fold.py layers.py _moments.py _memory.py    what users call
       _problem.py                            checks; any norm on any layout becomes one Problem
         _backends/                           c | numba | reference: three functions over a Problem
           _c (src/_c.pyx)                    the binding: pointers down, status back
@@ -16,23 +16,15 @@ How the layers call each other, one way and downwards only::
 """
 
 from ._backends import available_backends, backend, get_backend, set_backend
+from ._channels import batch_norm, group_norm, instance_norm
 from ._config import show_config
+from ._fold import fold_batch_norm
+from ._fused import add_layer_norm, add_rms_norm, layer_norm_int8, rms_norm_int8
 from ._isa import available_isas
 from ._memory import aligned_empty, from_blocked, to_blocked
 from ._moments import Moments, mean_var, moments
 from ._threads import get_num_threads, num_threads, set_num_threads
-from .functional import (
-    add_layer_norm,
-    add_rms_norm,
-    batch_norm,
-    fold_batch_norm,
-    group_norm,
-    instance_norm,
-    layer_norm,
-    layer_norm_int8,
-    rms_norm,
-    rms_norm_int8,
-)
+from .functional import layer_norm, rms_norm
 from .layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 __version__ = "0.1.0"

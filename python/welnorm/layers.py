@@ -3,142 +3,20 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Mapping
-from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
 from . import _dtypes
-from ._problem import check_axes, check_eps
-from .functional import (
-    batch_norm,
-    check_momentum,
-    check_weight_offset,
-    group_norm,
-    instance_norm,
-    layer_norm,
-    rms_norm,
-)
+from ._channels import batch_norm, check_momentum, group_norm, instance_norm
+from ._layer import Layer, check_size, new_parameters
+from ._problem import Array, check_axes, check_eps
+from .functional import check_weight_offset, layer_norm, rms_norm
 
 __all__ = ["BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm", "RMSNorm"]
 
-Array = NDArray[Any]
 
-
-class _Layer:
-    """What layers share: a mode, and a state that is loaded whole or not at all."""
-
-    #: Names of the arrays that make up the state; those that are None are not part of it.
-    _state_names: ClassVar[tuple[str, ...]] = ("weight", "bias")
-
-    training: bool = False
-    weight: Array | None
-    bias: Array | None
-
-    def train(self, mode: bool = True) -> Any:
-        """Switch to training mode (or, with False, to inference mode); returns self."""
-        self.training = bool(mode)
-        return self
-
-    def eval(self) -> Any:
-        """Switch to inference mode; returns self."""
-        return self.train(False)
-
-    def _state(self, prefix: str = "") -> dict[str, Array]:
-        named = {prefix + name: getattr(self, name) for name in self._state_names}
-        return {name: array for name, array in named.items() if array is not None}
-
-    def state_dict(self, prefix: str = "") -> dict[str, Array]:
-        """Copies of the layer's arrays, by PyTorch's names.
-
-        Parameters
-        ----------
-        prefix : str, optional
-            Put before each name.
-
-        Returns
-        -------
-        dict of str to ndarray
-        """
-        return {name: array.copy() for name, array in self._state(prefix).items()}
-
-    def load_state_dict(self, state: Mapping[str, Any], prefix: str = "") -> Any:
-        """Load parameters and buffers; everything is checked before anything changes.
-
-        Parameters
-        ----------
-        state : mapping of str to array_like
-            NumPy arrays or torch tensors, or an opened npz file. Of the names that start with `prefix` none
-            may be missing and none may be left over.
-        prefix : str, optional
-            Such as ``"encoder.layer.0.norm."``.
-
-        Returns
-        -------
-        The layer itself.
-
-        Raises
-        ------
-        KeyError
-            If names are missing or unknown; all of them are listed.
-        ValueError
-            If a shape differs or a value is not finite.
-        TypeError
-            If a dtype is not numeric.
-        """
-        own = self._state(prefix)
-        missing = sorted(own.keys() - set(state))
-        extra = sorted(name for name in map(str, state) if name.startswith(prefix) and name not in own)
-        if missing or extra:
-            parts = [f"missing {missing}"] * bool(missing) + [f"unexpected {extra}"] * bool(extra)
-            raise KeyError(f"state does not fit {self!r}: {' and '.join(parts)}")
-        loaded = {name: _loaded(state[name], name, array) for name, array in own.items()}
-        for name, array in own.items():
-            array[...] = loaded[name]
-        return self
-
-
-def _loaded(value: Any, name: str, like: Array) -> Array:
-    """`value` as an array that fits `like`."""
-    if hasattr(value, "detach"):  # a torch tensor; bfloat16 has no NumPy dtype of its own
-        value = value.detach().cpu()
-        value = value.float() if "bfloat16" in str(value.dtype) else value
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf" and not _dtypes.is_float(array.dtype):
-        raise TypeError(f"{name} has dtype {array.dtype}, but must be a real number type")
-    if array.shape != like.shape:
-        raise ValueError(f"{name} has shape {array.shape}, but must have shape {like.shape}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        converted = array.astype(like.dtype)
-    if not (np.all(np.isfinite(array.astype(np.float64))) and np.all(np.isfinite(converted))):
-        raise ValueError(f"{name} has values that are not finite in {like.dtype}")
-    if name.endswith("running_var") and np.any(converted < 0):
-        raise ValueError(f"{name} has negative variances")
-    if like.dtype.kind == "i" and not (np.all(converted == array) and np.all(converted >= 0)):
-        raise ValueError(f"{name} must be a count, got {array}")
-    return converted
-
-
-def _parameters(
-    shape: tuple[int, ...], affine: bool, bias: bool, dtype: DTypeLike
-) -> tuple[Array | None, Array | None]:
-    element = _dtypes.as_output_dtype(dtype)
-    return np.ones(shape, element) if affine else None, np.zeros(shape, element) if affine and bias else None
-
-
-def _size(value: Any, name: str) -> int:
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, got {size}")
-    return size
-
-
-class _OverLastDimensions(_Layer):
+class _OverLastDimensions(Layer):
     """Layers over the last dimensions of their input."""
 
     normalized_shape: tuple[int, ...]
@@ -156,9 +34,9 @@ class _OverLastDimensions(_Layer):
         lengths = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
         if not lengths:
             raise ValueError("normalized_shape is empty, but must have at least one dimension")
-        self.normalized_shape = tuple(_size(length, "normalized_shape") for length in lengths)
+        self.normalized_shape = tuple(check_size(length, "normalized_shape") for length in lengths)
         self.eps = check_eps(eps)
-        self.weight, self.bias = _parameters(self.normalized_shape, affine, bias, dtype)
+        self.weight, self.bias = new_parameters(self.normalized_shape, affine, bias, dtype)
         self._axis = -1 if len(lengths) == 1 else tuple(range(-len(lengths), 0))
 
     def _check(self, x: ArrayLike) -> Array:
@@ -289,7 +167,7 @@ class RMSNorm(_OverLastDimensions):
         )
 
 
-class BatchNorm(_Layer):
+class BatchNorm(Layer):
     """Batch normalization, with learned scale and shift and running statistics.
 
     Parameters
@@ -362,12 +240,12 @@ class BatchNorm(_Layer):
         track_running_stats: bool = True,
         dtype: DTypeLike = "float32",
     ) -> None:
-        self.num_features = _size(num_features, "num_features")
+        self.num_features = check_size(num_features, "num_features")
         self.eps = check_eps(eps)
         self.momentum = None if momentum is None else check_momentum(momentum)
         self.axis = axis
         shape = (self.num_features,)
-        self.weight, self.bias = _parameters(shape, affine, True, dtype)
+        self.weight, self.bias = new_parameters(shape, affine, True, dtype)
         self.running_mean: Array | None = None
         self.running_var: Array | None = None
         self.num_batches_tracked: Array | None = None
@@ -418,7 +296,7 @@ def _with_channels(x: ArrayLike, axis: int | tuple[int, int], channels: int) -> 
     return array
 
 
-class GroupNorm(_Layer):
+class GroupNorm(Layer):
     """Group normalization, with learned scale and shift.
 
     Parameters
@@ -463,13 +341,13 @@ class GroupNorm(_Layer):
         affine: bool = True,
         dtype: DTypeLike = "float32",
     ) -> None:
-        self.num_groups = _size(num_groups, "num_groups")
-        self.num_channels = _size(num_channels, "num_channels")
+        self.num_groups = check_size(num_groups, "num_groups")
+        self.num_channels = check_size(num_channels, "num_channels")
         if self.num_channels % self.num_groups:
             raise ValueError(f"num_groups is {num_groups}, but must divide num_channels, {num_channels}")
         self.eps = check_eps(eps)
         self.axis = axis
-        self.weight, self.bias = _parameters((self.num_channels,), affine, True, dtype)
+        self.weight, self.bias = new_parameters((self.num_channels,), affine, True, dtype)
 
     def __call__(self, x: ArrayLike, *, mask: ArrayLike | None = None, out: Array | None = None) -> Array:
         """Normalise x, which has `num_channels` channels on `axis`; see `group_norm`."""
@@ -492,7 +370,7 @@ class GroupNorm(_Layer):
         return f"GroupNorm({self.num_groups}, {self.num_channels}, eps={self.eps}, axis={self.axis})"
 
 
-class InstanceNorm(_Layer):
+class InstanceNorm(Layer):
     """Instance normalization, if wanted with learned scale and shift.
 
     Parameters
@@ -535,10 +413,10 @@ class InstanceNorm(_Layer):
         affine: bool = False,
         dtype: DTypeLike = "float32",
     ) -> None:
-        self.num_features = _size(num_features, "num_features")
+        self.num_features = check_size(num_features, "num_features")
         self.eps = check_eps(eps)
         self.axis = axis
-        self.weight, self.bias = _parameters((self.num_features,), affine, True, dtype)
+        self.weight, self.bias = new_parameters((self.num_features,), affine, True, dtype)
 
     def __call__(self, x: ArrayLike, *, mask: ArrayLike | None = None, out: Array | None = None) -> Array:
         """Normalise x, which has `num_features` channels on `axis`; see `instance_norm`."""

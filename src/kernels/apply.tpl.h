@@ -165,7 +165,7 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
         }
         if (row < row_count) state = FN(block_moments)(&x, 1, n, centred, count, inverse_count);
         if (row > begin) {
-            of_row.ahead = affine->fetch && row + 1 < row_count ? (const char *)x + x_stride : NULL;
+            of_row.ahead = affine->stream && row + 1 < row_count ? (const char *)x + x_stride : NULL;
             if (is_usual)
                 FN(apply_with)(above, y, n, &norm, &of_row, 1, 1, 1, 1);
             else

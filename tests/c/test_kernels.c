@@ -224,7 +224,7 @@ static const void *parameters_for(trial *t, int affine, int which, size_t n) {
     return affine & which ? input(t, which == HAS_WEIGHT ? weights : biases, bytes) : NULL;
 }
 
-/* Streamed or fetched ahead in every other trial, which changes no bit. */
+/* Streamed, and fetched ahead, in every other trial, which changes no bit. */
 static wn_affine affine_for(trial *t, int affine, size_t n, wn_activation activation, result_type type) {
     int past_cache = (int)(((size_t)t->place + (size_t)t->table + n) % 2);
     const void *weight = parameters_for(t, affine, HAS_WEIGHT, n);
@@ -233,8 +233,7 @@ static wn_affine affine_for(trial *t, int affine, size_t n, wn_activation activa
                        .advance = !(affine & IS_SCALAR),
                        .activation = activation,
                        .to_compute = type == TO_COMPUTE,
-                       .stream = past_cache && type == TO_STORAGE && !activation,
-                       .fetch = past_cache};
+                       .stream = past_cache && type == TO_STORAGE && !activation};
 }
 
 static double activated(double v, wn_activation activation) {

@@ -25,11 +25,15 @@ import importlib
 import importlib.util
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
+
+import numpy as np
 
 from .. import _isa
+from .._problem import Array, Problem, overlaps_inputs
 
 NAMES = ("c", "numba", "reference")
 
@@ -90,6 +94,29 @@ def module(name: str) -> ModuleType:
 def active() -> ModuleType:
     """The module of the backend in use for the calling thread."""
     return module(get_backend())
+
+
+def normalize(problem: Problem, want_state: bool = False) -> Any:
+    """Normalise with the data's own statistics and return their state if asked for; None if x is empty."""
+    if problem.x.size:
+        return _write(problem, lambda p: active().normalize(p, want_state))
+    return None
+
+
+def apply(problem: Problem, mean: Array, var: Array) -> None:
+    """Normalise with the given statistics."""
+    if problem.x.size:
+        _write(problem, lambda p: active().apply(p, mean, var))
+
+
+def _write(problem: Problem, action: Callable[[Problem], Any]) -> Any:
+    """Run action on the problem, by way of a temporary where `out` overlaps an input."""
+    if not overlaps_inputs(problem):
+        return action(problem)
+    apart = problem._replace(out=np.empty(problem.x.shape, problem.out.dtype))
+    result = action(apart)
+    problem.out[...] = apart.out
+    return result
 
 
 def get_backend() -> str:
