@@ -323,3 +323,10 @@ def rational_norm(values, eps):
     radicand = var + Fraction(eps)
     root = Fraction(math.isqrt(radicand.numerator * radicand.denominator << 400), radicand.denominator << 200)
     return [(Fraction(float(value)) - mean) / root for value in values]
+
+
+def ulp_of(value, dtype):
+    """A unit in the last place of value in that dtype, of the smallest normal number at least."""
+    least = np.longdouble(finfo(dtype).smallest_normal)
+    _, exponent = np.frexp(np.maximum(np.abs(value), least))
+    return np.ldexp(np.longdouble(1), exponent - 1 - finfo(dtype).nmant)

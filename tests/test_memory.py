@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 import welnorm as wn
-from cases import LAYOUTS, bfloat16, laid_out, random_data, same_bytes
+from cases import DTYPES, LAYOUTS, bfloat16, laid_out, name_of, random_data, same_bytes
 
 # ---- aligned_empty
 
@@ -324,3 +324,22 @@ def test_no_full_size_temporaries(name):
 if __name__ == "__main__":
     with wn.backend("c"), wn.num_threads(THREADS):
         print(json.dumps(measure(np.dtype(bfloat16 if sys.argv[1] == "bfloat16" else sys.argv[1])), indent=1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_new_results_start_at_a_line_and_are_ordinary(dtype):
+    """Large ones, of every kind of call; they own their memory, which can grow and shrink."""
+    x = np.ones((256, 512), dtype)
+    with wn.backend("c"):
+        results = wn.layer_norm(x), wn.batch_norm(x, training=True), *wn.add_rms_norm(x, x)
+    for y in results:
+        assert y.ctypes.data % 64 == 0
+        assert y.flags.owndata
+    y = results[-1].copy(order="K")
+    del results
+    grown = wn.add_rms_norm(x, x)[1]
+    grown.resize((512, 512), refcheck=False)
+    assert same_bytes(grown[:256], y)
+    assert not np.any(grown[256:])
+    grown.resize((3, 512), refcheck=False)
+    assert same_bytes(grown, y[:3])
