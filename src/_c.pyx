@@ -60,7 +60,7 @@ cdef extern from "welnorm.h" nogil:
         wn_dtype x_dtype, y_dtype
         wn_axes outer, reduced, inner
         int64_t group
-        int centred
+        int centred, precise
         const void *x
         void *y
         const void *weight
@@ -365,6 +365,7 @@ def run(str pattern not None, int outer, int reduced, int inner, int group, cnp.
     problem.inner = wn_axes_of(axis + outer + reduced, inner)
     problem.group = group
     problem.centred = centred
+    problem.precise = state is not None
     problem.x = cnp.PyArray_DATA(x)
     problem.y = data_of(out)
     problem.weight = data_of(weight)

@@ -274,8 +274,7 @@ static void apply_range(const wn_job *job, cols_scratch *scratch, size_t row_cou
                         job->inner_affine,
                         job->problem->activation,
                         job->to_compute,
-                        job->stream,
-                        NULL};
+                        job->stream};
     const void *moved_x[WN_ROWS], **x_rows = scratch->x_rows;
     void *moved_y[WN_ROWS], **y_rows = scratch->y_rows;
     if (c > 0) {

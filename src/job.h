@@ -100,8 +100,7 @@ static inline wn_affine wn_affine_at(const wn_job *job, ptrdiff_t affine) {
                        job->inner_affine,
                        p->activation,
                        job->to_compute,
-                       job->stream,
-                       NULL};
+                       job->stream};
 }
 
 typedef struct {

@@ -59,8 +59,7 @@ typedef struct {
     int advance;
     wn_activation activation;
     int to_compute;
-    int stream; /* y past the cache where its address allows: a row of x's dtype, without an activation; */
-    const void *ahead; /* norm_run's: what to fetch meanwhile, the row after the next, or NULL */
+    int stream; /* y past the cache where its address allows: a row of x's dtype, without an activation */
 } wn_affine;
 
 /* a + b = *sum + *error exactly (Knuth's two-sum); no error term where the sum is not finite. */

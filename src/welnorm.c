@@ -182,8 +182,8 @@ static void apply_body(void *context, int thread, int thread_count) {
  * call and needs no memory. */
 static bool is_rows(const wn_job *job) {
     const wn_problem *p = job->problem;
-    return p->pattern == WN_RUN && p->y && !p->given_mean && !p->states.mean && !p->mask && !p->scale &&
-           p->reduced.count == 1 && p->inner.count <= WN_BLOCK && job->direct_x && job->direct_y;
+    return p->pattern == WN_RUN && p->y && !p->given_mean && !p->states.mean && !p->precise && !p->mask &&
+           !p->scale && p->reduced.count == 1 && p->inner.count <= WN_BLOCK && job->direct_x && job->direct_y;
 }
 
 static void rows_body(void *context, int thread, int thread_count) {

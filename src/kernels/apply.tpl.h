@@ -26,6 +26,59 @@ static inline C FN(parameter)(const C *p) {
     return value;
 }
 
+/* Rows on their way through the apply step side by side, where they share the loads of weight and bias: all
+ * are done up to element i. Their norms and, if those do not vary along a row, their parameters. */
+enum { FN(MOST_ROWS) = 4 };
+
+typedef struct {
+    const T *x[FN(MOST_ROWS)];
+    T *y[FN(MOST_ROWS)];
+    FN(norm_v) norm[FN(MOST_ROWS)];
+    V w[FN(MOST_ROWS)], b[FN(MOST_ROWS)];
+    const C *weight, *bias;
+    size_t i, n;
+} FN(team);
+
+/* What is known of a team when its loop is compiled: how many rows; whether parameters vary along a row and,
+ * if so, whether there is a bias; whether results are streamed. */
+typedef struct {
+    size_t rows;
+    int vary, has_bias, stream;
+} FN(form);
+
+/* The next vector of every row, or its first `part` elements. */
+static ALWAYS_INLINE void FN(apply_team)(FN(team) * team, size_t part, FN(form) form) {
+    size_t i = team->i;
+    V w, b;
+    if (form.vary) w = part ? V_LOAD_PART_C(team->weight + i, part) : V_LOAD_C(team->weight + i);
+    if (form.vary && form.has_bias) b = part ? V_LOAD_PART_C(team->bias + i, part) : V_LOAD_C(team->bias + i);
+    UNROLL for (size_t r = 0; r < form.rows; r++) {
+        const T *x = team->x[r] + i;
+        T *y = team->y[r] + i;
+        V v = FN(normalize)(part ? V_LOAD_PART(x, part) : V_LOAD(x), &team->norm[r]);
+        if (!form.vary)
+            v = V_FMA(v, team->w[r], team->b[r]);
+        else
+            v = form.has_bias ? V_FMA(v, w, b) : v * w;
+        if (part)
+            V_STORE_PART(y, v, part);
+        else if (form.stream)
+            V_STREAM(y, v);
+        else
+            V_STORE(y, v);
+    }
+    team->i += V_N;
+}
+
+/* The share of a team's apply step that goes with the sums of `unit` elements from element i on, so that rows
+ * are through when as many are summed; sooner if they did not start at element 0. */
+static ALWAYS_INLINE void FN(weave)(FN(team) * team, size_t i, size_t unit, FN(form) form) {
+    size_t step = form.rows * V_N;
+    if (form.stream && team->i + (unit > step ? unit / form.rows : V_N) > team->n) return;
+    UNROLL for (size_t done = 0; done + step <= unit; done += step) FN(apply_team)(team, 0, form);
+    if (step > unit && (i & LANES)) FN(apply_team)(team, 0, form); /* every other time */
+}
+
 /* What becomes of a vector, or of a part of one: `part` elements, 0 for all. */
 static ALWAYS_INLINE V FN(result)(const T *x, size_t part, const FN(norm_v) * norm, const wn_affine *affine,
                                   V w, V b, int has_weight, int has_bias, int is_plain) {
@@ -60,7 +113,6 @@ static ALWAYS_INLINE void FN(apply_with)(const T *x, void *to, size_t n, const w
         i = part, part = 0;
         UNROLL_LITTLE for (; i + V_N <= n; i += V_N) {
             LOAD_PARAMETERS
-            if (affine->ahead) PREFETCH((const T *)affine->ahead + i);
             V_STREAM((T *)to + i, FN(result)(x + i, 0, &nv, affine, w, b, has_weight, has_bias, 1));
         }
     }
@@ -102,83 +154,6 @@ static WN_NOINLINE void FN(apply_run)(const void *x, void *y, size_t n, const wn
         FN(apply_with)(x, y, n, norm, affine, 1, 0, 1, 1);
     else
         FN(apply_with)(x, y, n, norm, affine, 0, 1, 1, 1);
-}
-
-/* Two rows at a time share the loads of weight and bias, which long rows find in L2 only. Returns the rows
- * done: all pairs before one of which a row is for the wide path. */
-static size_t FN(norm_pairs)(const char *x, ptrdiff_t x_stride, char *y, ptrdiff_t y_stride, size_t row_count,
-                             size_t n, const wn_affine *affine, double eps, int centred) {
-    const C *weight = affine->weight, *bias = affine->bias;
-    wn_state state[2];
-    size_t row = 0;
-    for (; row + 2 <= row_count; row += 2, x += 2 * x_stride, y += 2 * y_stride) {
-        const void *rows[4] = {x, x + x_stride, x + 2 * x_stride, x + 3 * x_stride};
-        for (size_t r = 0; row == 0 && r < 2; r++) FN(moments_run)(&rows[r], 1, n, centred, &state[r]);
-        wn_norm first = wn_finish(&state[0], eps), second = wn_finish(&state[1], eps);
-        if (IS_WIDE(&first, state[0].m2, eps) || IS_WIDE(&second, state[1].m2, eps)) break;
-        for (size_t r = 2; row + 4 <= row_count && r < 4; r++)
-            FN(moments_run)(&rows[r], 1, n, centred, &state[r - 2]);
-        FN(norm_v) a = FN(spread)(&first), b = FN(spread)(&second);
-        const T *x0 = rows[0], *x1 = rows[1];
-        T *y0 = (T *)y, *y1 = (T *)(y + y_stride);
-        size_t i = 0;
-        UNROLL_LITTLE for (; i + V_N <= n; i += V_N) {
-            V w = V_LOAD_C(weight + i), c = V_LOAD_C(bias + i);
-            V v0 = FN(normalize)(V_LOAD(x0 + i), &a), v1 = FN(normalize)(V_LOAD(x1 + i), &b);
-            V_STORE(y0 + i, V_FMA(v0, w, c));
-            V_STORE(y1 + i, V_FMA(v1, w, c));
-        }
-        if (i < n) {
-            V w = V_LOAD_PART_C(weight + i, n - i), c = V_LOAD_PART_C(bias + i, n - i);
-            V v0 = FN(normalize)(V_LOAD_PART(x0 + i, n - i), &a);
-            V v1 = FN(normalize)(V_LOAD_PART(x1 + i, n - i), &b);
-            V_STORE_PART(y0 + i, V_FMA(v0, w, c), n - i);
-            V_STORE_PART(y1 + i, V_FMA(v1, w, c), n - i);
-        }
-    }
-    return row;
-}
-
-/* A row's statistics come before the apply of the row above: their additions fill its wait for the square
- * root and the division. */
-static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride, size_t row_count,
-                           size_t n, const wn_affine *affine, ptrdiff_t affine_step, double eps,
-                           int centred) {
-    double count = (double)n, inverse_count = 1.0 / count;
-    wn_affine of_row = *affine;
-    wn_state state;
-    int is_usual = affine->weight && affine->bias && affine->advance && !affine->activation &&
-                   !(IS_16BIT && affine->to_compute); /* worth a copy of the loop here */
-    size_t begin = 0;
-    if (is_usual && n >= LONG_ROW && !affine->stream && affine_step == 0) {
-        begin = FN(norm_pairs)(x, x_stride, y, y_stride, row_count, n, affine, eps, centred);
-        if (begin == row_count) return row_count;
-        x = (const char *)x + (ptrdiff_t)begin * x_stride;
-        y = (char *)y + (ptrdiff_t)begin * y_stride;
-    }
-    const void *above = x;
-    for (size_t row = begin;; row++) {
-        wn_norm norm;
-        if (row > begin) {
-            norm = wn_finish(&state, eps);
-            if (IS_WIDE(&norm, state.m2, eps)) return row - 1;
-        }
-        if (row < row_count) state = FN(block_moments)(&x, 1, n, centred, count, inverse_count);
-        if (row > begin) {
-            of_row.ahead = affine->stream && row + 1 < row_count ? (const char *)x + x_stride : NULL;
-            if (is_usual)
-                FN(apply_with)(above, y, n, &norm, &of_row, 1, 1, 1, 1);
-            else
-                FN(apply_run)(above, y, n, &norm, &of_row);
-            if (row == row_count) break;
-            y = (char *)y + y_stride;
-            if (affine_step && of_row.weight) of_row.weight = (const C *)of_row.weight + affine_step;
-            if (affine_step && of_row.bias) of_row.bias = (const C *)of_row.bias + affine_step;
-        }
-        above = x;
-        x = (const char *)x + x_stride;
-    }
-    return row_count;
 }
 
 /* What was streamed is there for others. */

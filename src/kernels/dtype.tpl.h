@@ -20,8 +20,9 @@
 #define ACTIVATE CAT(activate_v, COMPUTE)
 #define IS_WIDE CAT(wn_is_wide, COMPUTE)
 
-#include "moments.tpl.h"
 #include "apply.tpl.h"
+#include "moments.tpl.h"
+#include "rows.tpl.h"
 #include "cols.tpl.h"
 #include "quantize.tpl.h"
 #include "exact.tpl.h"

@@ -38,24 +38,34 @@ static ALWAYS_INLINE void FN(add_vector)(v_f64 d, v_f64 *sum, v_f64 *square, v_f
     }
 }
 
-/* Adds one run. CHAINS vectors at a time: enough to hide the latency of an FMA, few enough for the registers.
- */
-static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double shift, FN(lanes) * lanes) {
+/* Fetches what the sums come to while a team is woven into them, the lines of LANES elements at x: reading
+ * goes too slowly then for the hardware to fetch far enough ahead. */
+static ALWAYS_INLINE void FN(fetch_ahead)(const T *x, FN(form) form) {
+    UNROLL for (size_t byte = 0; byte < LANES * sizeof(T); byte += 64)
+        PREFETCH((const char *)x + byte + (form.stream ? 8192 : 4096));
+}
+
+/* Adds one run, CHAINS vectors at a time: enough to hide the latency of an FMA, few enough for the registers.
+ * A team, if there is one, goes through the apply step meanwhile. */
+static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double shift, FN(lanes) * lanes,
+                                      FN(team) * team, FN(form) form) {
     v_f64 shifts = v_set_f64(shift);
     for (size_t first = 0; first < FN(VECTORS); first += FN(CHAINS)) {
         v_f64 s[FN(CHAINS)], q[FN(CHAINS)], lost[FN(CHAINS)];
-        size_t i = first * V_F64;
+        size_t i = first * V_F64, unit = FN(CHAINS) * V_F64;
         UNROLL for (size_t c = 0; c < FN(CHAINS); c++) {
             s[c] = lanes->sum[first + c];
             q[c] = lanes->square[first + c];
             lost[c] = lanes->lost[first + c];
         }
-        for (; i + FN(CHAINS) * V_F64 <= n; i += LANES) {
+        for (; i + unit <= n; i += LANES) {
+            if (team && first == 0) FN(fetch_ahead)(x + i, form);
             UNROLL for (size_t c = 0; c < FN(CHAINS); c++) {
                 v_f64 d = V_WIDE(x + i + c * V_F64);
                 if (shifted) d -= shifts;
                 FN(add_vector)(d, &s[c], &q[c], &lost[c]);
             }
+            if (team) FN(weave)(team, i, unit, form);
         }
         UNROLL for (size_t c = 0; c < FN(CHAINS); c++) {
             size_t at = i + c * V_F64;
@@ -72,6 +82,51 @@ static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double 
         }
     }
 }
+
+#if IS_16BIT
+/* The same in sums of at most NARROW float32 values a lane before they go to float64: 16-bit elements and
+ * their squares are exact there, and sums of a few nearly so. Elements that do not fill the lanes are left to
+ * add_run. */
+enum {
+    FN(NARROW) = 4,
+    FN(NARROW_VECTORS) = LANES / V_F32,
+    FN(NARROW_CHAINS) = LANES / V_F32 < 4 ? LANES / V_F32 : 4
+};
+
+static ALWAYS_INLINE void FN(widen_lanes)(v_f32 narrow, v_f64 *wide) {
+    float lane[V_F32];
+    v_store_f32(lane, narrow);
+    UNROLL for (size_t h = 0; h < V_F32 / V_F64; h++) wide[h] += v_wide_f32(lane + h * V_F64);
+}
+
+static ALWAYS_INLINE void FN(add_run_narrow)(const T *x, size_t n, FN(lanes) * lanes, FN(team) * team,
+                                             FN(form) form) {
+    size_t whole = n / LANES * LANES;
+    for (size_t first = 0; first < FN(NARROW_VECTORS); first += FN(NARROW_CHAINS)) {
+        size_t unit = FN(NARROW_CHAINS) * V_F32;
+        for (size_t i = first * V_F32; i < whole;) {
+            v_f32 s[FN(NARROW_CHAINS)], q[FN(NARROW_CHAINS)];
+            size_t end = whole - i < FN(NARROW) * LANES ? whole : i + FN(NARROW) * LANES;
+            UNROLL for (size_t c = 0; c < FN(NARROW_CHAINS); c++) s[c] = q[c] = v_set_f32(0.0f);
+            for (; i < end; i += LANES) {
+                if (team && first == 0) FN(fetch_ahead)(x + i, form);
+                UNROLL for (size_t c = 0; c < FN(NARROW_CHAINS); c++) {
+                    v_f32 d = V_LOAD(x + i + c * V_F32);
+                    s[c] += d;
+                    q[c] = v_fma_f32(d, d, q[c]);
+                }
+                if (team) FN(weave)(team, i, unit, form);
+            }
+            UNROLL for (size_t c = 0; c < FN(NARROW_CHAINS); c++) {
+                size_t at = (first + c) * (V_F32 / V_F64);
+                FN(widen_lanes)(s[c], lanes->sum + at);
+                FN(widen_lanes)(q[c], lanes->square + at);
+            }
+        }
+    }
+    if (whole < n) FN(add_run)(x + whole, n - whole, 0, 0.0, lanes, NULL, form);
+}
+#endif
 
 /* Adds all lanes, by halves; lost is NULL or takes part as the lanes' low parts do. */
 static ALWAYS_INLINE double FN(sum_lanes)(v_f64 *lanes, v_f64 *lost) {
@@ -96,18 +151,29 @@ static ALWAYS_INLINE double FN(sum_lanes)(v_f64 *lanes, v_f64 *lost) {
     return high[0] + low[0];
 }
 
-static ALWAYS_INLINE FN(sums)
-    FN(add_runs)(const void *const *runs, size_t run_count, size_t n, int shifted, double shift) {
+/* The sums of runs; `narrow` as add_run_narrow makes them. */
+static ALWAYS_INLINE FN(sums) FN(add_runs)(const void *const *runs, size_t run_count, size_t n, int shifted,
+                                           double shift, int narrow, FN(team) * team, FN(form) form) {
     FN(lanes) lanes;
     UNROLL for (size_t i = 0; i < FN(VECTORS); i++) lanes.sum[i] = lanes.square[i] = lanes.lost[i] =
         v_set_f64(0.0);
-    for (size_t r = 0; r < run_count; r++) FN(add_run)(runs[r], n, shifted, shift, &lanes);
+    for (size_t r = 0; r < run_count; r++) {
+#if IS_16BIT
+        if (narrow)
+            FN(add_run_narrow)(runs[r], n, &lanes, team, form);
+        else
+#endif
+            FN(add_run)(runs[r], n, shifted, shift, &lanes, team, form);
+    }
+    (void)narrow;
     return (FN(sums)){FN(sum_lanes)(lanes.sum, NULL),
                       FN(sum_lanes)(lanes.square, IS_FLOAT64 ? lanes.lost : NULL)};
 }
 
-static FN(sums) FN(add_runs_shifted)(const void *const *runs, size_t run_count, size_t n, double shift) {
-    return FN(add_runs)(runs, run_count, n, 1, shift);
+static const FN(form) FN(no_form) = {1, 0, 0, 0};
+
+static FN(sums) FN(add_runs_again)(const void *const *runs, size_t run_count, size_t n, double shift) {
+    return FN(add_runs)(runs, run_count, n, 1, shift, 0, NULL, FN(no_form));
 }
 
 /* The squared distance of shift and mean, times the count: what `square` holds beyond M2. */
@@ -116,6 +182,13 @@ static inline double FN(excess)(FN(sums) s, double inverse_count) { return s.sum
 static inline int FN(is_poor_shift)(FN(sums) s, double inverse_count) {
     double excess = FN(excess)(s, inverse_count);
     return excess > MAX_EXCESS * (s.square - excess);
+}
+
+/* Narrow sums of squares may be off by 2^-23: too much if the mean takes most of them, or if they left
+ * float32's range. */
+static inline int FN(is_too_narrow)(FN(sums) s, double inverse_count, int centred) {
+    double excess = centred ? FN(excess)(s, inverse_count) : 0.0;
+    return !(s.square >= 0x1p-90 && s.square <= 0x1p120 && excess <= s.square - excess);
 }
 
 /* The block's first element, or 0 if that is not finite: inf then stays inf in the mean, as np.mean has it.
@@ -139,22 +212,31 @@ static WN_NOINLINE double FN(plain_squares)(const void *const *runs, size_t run_
     return sum;
 }
 
-static ALWAYS_INLINE wn_state FN(block_moments)(const void *const *runs, size_t run_count, size_t n,
-                                                int centred, double count, double inverse_count) {
+/* Sums about 0, which are good for most blocks; float64 has no digits to spare for them. */
+static ALWAYS_INLINE FN(sums)
+    FN(first_sums)(const void *const *runs, size_t run_count, size_t n, int centred, int precise) {
+    if (IS_FLOAT64 && centred) return (FN(sums)){0.0, 0.0};
+    return FN(add_runs)(runs, run_count, n, 0, 0.0, IS_16BIT && !precise, NULL, FN(no_form));
+}
+
+/* The state of the block that has these first sums. */
+static ALWAYS_INLINE wn_state FN(block_state)(const void *const *runs, size_t run_count, size_t n,
+                                              int centred, int precise, double count, double inverse_count,
+                                              FN(sums) s) {
     double shift = 0.0;
-    FN(sums) s = {0.0, 0.0};
-    if (!IS_FLOAT64 || !centred) s = FN(add_runs)(runs, run_count, n, 0, 0.0);
+    if (IS_16BIT && !precise && FN(is_too_narrow)(s, inverse_count, centred))
+        s = FN(add_runs_again)(runs, run_count, n, 0.0);
     if (!centred) {
         if (IS_FLOAT64 && s.square != s.square) s.square = FN(plain_squares)(runs, run_count, n);
         return (wn_state){.count = count, .m2 = s.square};
     }
     if (IS_FLOAT64 || FN(is_poor_shift)(s, inverse_count)) {
         shift = FN(first_of)(runs[0]);
-        s = FN(add_runs_shifted)(runs, run_count, n, shift);
+        s = FN(add_runs_again)(runs, run_count, n, shift);
         if (IS_FLOAT64 || FN(is_poor_shift)(s, inverse_count)) {
             double mean = shift + s.sum * inverse_count;
             if (fabs(mean) <= DBL_MAX) shift = mean; /* else inf must stay in the sums, to reach the mean */
-            s = FN(add_runs_shifted)(runs, run_count, n, shift);
+            s = FN(add_runs_again)(runs, run_count, n, shift);
         }
     }
     wn_state block = {.count = count};
@@ -164,8 +246,9 @@ static ALWAYS_INLINE wn_state FN(block_moments)(const void *const *runs, size_t 
     return block;
 }
 
-static void FN(moments_run)(const void *const *runs, size_t run_count, size_t n, int centred,
+static void FN(moments_run)(const void *const *runs, size_t run_count, size_t n, int centred, int precise,
                             wn_state *block) {
     double count = (double)run_count * (double)n;
-    *block = FN(block_moments)(runs, run_count, n, centred, count, 1.0 / count);
+    FN(sums) first = FN(first_sums)(runs, run_count, n, centred, precise);
+    *block = FN(block_state)(runs, run_count, n, centred, precise, count, 1.0 / count, first);
 }

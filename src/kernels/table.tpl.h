@@ -8,11 +8,16 @@
 #include <stdint.h>
 
 #define LANES 32
+/* Whether sums are woven into the apply step (rows.tpl.h): float64's take two passes, and the portable table,
+ * which few CPUs need, stays small. */
+#ifdef WN_PORTABLE
+#    define WEAVES 0
+#else
+#    define WEAVES (!IS_FLOAT64)
+#endif
 /* How often M2 the squared distance of shift and mean may be: it costs 20 of float64's 53 bits, which leaves
  * float32 its 24 and some. */
 #define MAX_EXCESS 0x1p20
-/* Rows from so many elements on share loads of weight and bias: both beside a row would fill L1. */
-#define LONG_ROW 3072
 #if defined(__GNUC__) && !defined(__clang__)
 #    define UNROLL _Pragma("GCC unroll 8")
 #    define UNROLL_LITTLE _Pragma("GCC unroll 2")

@@ -4,5 +4,6 @@
 #    define WN_SCALAR
 #endif
 #define WN_VECTOR_BYTES 16
+#define WN_PORTABLE
 
 #include "simd.h"

@@ -1,0 +1,157 @@
+/* Many rows of one block each: statistics and apply. Included once per instruction set and dtype by
+ * dtype.tpl.h.
+ *
+ * The sums of later rows are woven into the apply step: the one is bound by arithmetic, the other by loads
+ * and stores. (Not so float64, whose sums take two passes.) Long rows go through it in teams, which share the
+ * loads of weight and bias: with those a row fills L1. Square roots and divisions have time to arrive while a
+ * row between goes through; from MEDIUM_ROW on the rows do without that, to stay in L1. */
+
+/* Rows that go side by side if they are not long: two where a vector is a whole line. */
+enum { FN(SHORT_TEAM) = sizeof(V) == 64 ? 2 : 1 };
+enum { FN(MEDIUM_ROW) = 4096 / sizeof(T), FN(LONG_ROW) = 12288 / sizeof(C) };
+
+/* Rows of n elements: strides are in bytes, affine_step leads to the parameters of the next one. */
+typedef struct {
+    const char *x;
+    char *y;
+    ptrdiff_t x_stride, y_stride, affine_step;
+    size_t row_count, n;
+    const wn_affine *affine;
+    double eps;
+    int centred;
+    double count, inverse_count; /* of a row's elements */
+} FN(rows);
+
+static inline const void *FN(row_x)(const FN(rows) * rows, size_t r) {
+    return rows->x + (ptrdiff_t)r * rows->x_stride;
+}
+
+static inline void *FN(row_y)(const FN(rows) * rows, size_t r) {
+    return rows->y + (ptrdiff_t)r * rows->y_stride;
+}
+
+/* The sums of rows [r, r + count), as far as there are any. A team goes through the apply step meanwhile. */
+static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t count, FN(sums) * sums,
+                                       FN(team) * team, FN(form) form) {
+    for (size_t k = 0; k < count && r + k < rows->row_count; k++) {
+        const void *x = FN(row_x)(rows, r + k);
+        if (team)
+            sums[k] = FN(add_runs)(&x, 1, rows->n, 0, 0.0, IS_16BIT, team, form);
+        else
+            sums[k] = FN(first_sums)(&x, 1, rows->n, rows->centred, 0);
+    }
+}
+
+/* Norms of rows [r, r + count) from their sums, as far as there are rows and none is for the wide path.
+ * Returns how many. */
+static ALWAYS_INLINE size_t FN(finish_rows)(const FN(rows) * rows, size_t r, size_t count,
+                                            const FN(sums) * sums, wn_norm *norms) {
+    size_t k = 0;
+    for (; k < count && r + k < rows->row_count; k++) {
+        const void *x = FN(row_x)(rows, r + k);
+        wn_state state =
+            FN(block_state)(&x, 1, rows->n, rows->centred, 0, rows->count, rows->inverse_count, sums[k]);
+        norms[k] = wn_finish(&state, rows->eps);
+        if (IS_WIDE(&norms[k], state.m2, rows->eps)) break;
+    }
+    return k;
+}
+
+/* The apply step of a team from row r on, and meanwhile the sums of as many rows from `later` on. */
+static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, const wn_norm *norms, size_t later,
+                                        FN(sums) * sums, FN(form) form) {
+    static const C one = 1, zero = (C)-0.0; /* adds nothing to either zero */
+    FN(team) team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n};
+    UNROLL for (size_t k = 0; k < form.rows; k++) {
+        team.x[k] = FN(row_x)(rows, r + k);
+        team.y[k] = FN(row_y)(rows, r + k);
+        team.norm[k] = FN(spread)(&norms[k]);
+        if (form.vary) continue;
+        ptrdiff_t at = (ptrdiff_t)(r + k) * rows->affine_step;
+        team.w[k] = V_SET(FN(parameter)(team.weight ? team.weight + at : &one));
+        team.b[k] = V_SET(FN(parameter)(team.bias ? team.bias + at : &zero));
+    }
+    if (form.stream) { /* from an aligned address on: the rows are alike */
+        size_t head = (size_t)(-(uintptr_t)team.y[0] % (V_N * sizeof(T))) / sizeof(T);
+        if (head) FN(apply_team)(&team, head < rows->n ? head : rows->n, form);
+        team.i = head;
+    }
+    FN(sum_rows)(rows, later, form.rows, sums, &team, form);
+    while (team.i + V_N <= rows->n) FN(apply_team)(&team, 0, form);
+    if (team.i < rows->n) FN(apply_team)(&team, rows->n - team.i, form);
+}
+
+/* The apply step of rows that make no team. */
+static WN_NOINLINE void FN(apply_singly)(const FN(rows) * rows, size_t r, size_t count,
+                                         const wn_norm *norms) {
+    for (size_t k = 0; k < count; k++) {
+        wn_affine affine = *rows->affine;
+        ptrdiff_t at = (ptrdiff_t)(r + k) * rows->affine_step;
+        if (affine.weight) affine.weight = (const C *)affine.weight + at;
+        if (affine.bias) affine.bias = (const C *)affine.bias + at;
+        FN(apply_run)(FN(row_x)(rows, r + k), FN(row_y)(rows, r + k), rows->n, &norms[k], &affine);
+    }
+}
+
+static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride, size_t row_count,
+                           size_t n, const wn_affine *affine, ptrdiff_t affine_step, double eps,
+                           int centred) {
+    FN(rows)
+    rows = {x, y,      x_stride, y_stride, affine_step, row_count,
+            n, affine, eps,      centred,  (double)n,   1.0 / (double)n};
+    FN(sums) sums[FN(MOST_ROWS)] = {{0.0, 0.0}};
+    wn_norm norms[FN(MOST_ROWS)], next[FN(MOST_ROWS)];
+    int is_plain = !affine->activation && !(IS_16BIT && affine->to_compute);
+    int stream =
+        affine->stream && (uintptr_t)y % sizeof(T) == 0 && (uintptr_t)y_stride % (V_N * sizeof(T)) == 0;
+    int vary = affine->advance && (affine->weight || affine->bias);
+    int is_shared = !vary || (affine->weight && affine_step == 0); /* a bias alone is rare */
+    int in_teams = WEAVES && is_plain && is_shared && (stream || !affine->stream);
+    int is_long = vary && n >= FN(LONG_ROW);
+    size_t team = 1;
+    if (in_teams && is_long)
+        team = stream ? 4 : 2;
+    else if (in_teams && (stream || (vary && n <= FN(MEDIUM_ROW))))
+        team = FN(SHORT_TEAM);
+    size_t lag = WEAVES && n > FN(MEDIUM_ROW) ? team : 2 * team;
+
+    FN(sum_rows)(&rows, 0, team, sums, NULL, FN(no_form));
+    size_t good = FN(finish_rows)(&rows, 0, team, sums, norms), next_good = 0;
+    if (lag > team) FN(sum_rows)(&rows, team, team, sums, NULL, FN(no_form));
+    for (size_t row = 0, later = lag;; row += team, later += team) {
+        if (lag > team) next_good = FN(finish_rows)(&rows, row + team, team, sums, next);
+#define NORM_TEAM(...) FN(norm_team)(&rows, row, norms, later, sums, (FN(form)){__VA_ARGS__})
+        if (good < team || !in_teams) {
+            FN(apply_singly)(&rows, row, good, norms);
+            FN(sum_rows)(&rows, later, team, sums, NULL, FN(no_form));
+        } else if (!vary) {
+            if (stream)
+                NORM_TEAM(FN(SHORT_TEAM), 0, 1, 1);
+            else
+                NORM_TEAM(1, 0, 1, 0);
+        } else if (affine->bias) {
+            if (team == 4)
+                NORM_TEAM(4, 1, 1, 1);
+            else if (stream)
+                NORM_TEAM(FN(SHORT_TEAM), 1, 1, 1);
+            else if (team == 2)
+                NORM_TEAM(2, 1, 1, 0);
+            else
+                NORM_TEAM(1, 1, 1, 0);
+        } else {
+            if (team == 4)
+                NORM_TEAM(4, 1, 0, 1);
+            else if (stream)
+                NORM_TEAM(FN(SHORT_TEAM), 1, 0, 1);
+            else if (team == 2)
+                NORM_TEAM(2, 1, 0, 0);
+            else
+                NORM_TEAM(1, 1, 0, 0);
+        }
+#undef NORM_TEAM
+        if (good < team || row + team >= row_count) return row + good;
+        if (lag == team) next_good = FN(finish_rows)(&rows, row + team, team, sums, next);
+        good = next_good;
+        memcpy(norms, next, sizeof norms);
+    }
+}
