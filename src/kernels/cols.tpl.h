@@ -60,7 +60,9 @@ static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, size_t step, siz
 static ALWAYS_INLINE void FN(add_block)(const void *const *rows, size_t row_count, size_t columns,
                                         int shifted, FN(columns) * to) {
     size_t most = FN(row_step)(row_count, columns), step;
-    for (size_t c = 0; c < columns; c++) to->sum[c] = to->square[c] = to->lost[c] = 0.0;
+    memset(to->sum, 0, columns * sizeof *to->sum);
+    memset(to->square, 0, columns * sizeof *to->square);
+    if (IS_FLOAT64) memset(to->lost, 0, columns * sizeof *to->lost);
     for (size_t row = 0; row < row_count; row += step) {
         step = row_count - row < most ? row_count - row : most;
         size_t c = 0;
@@ -92,12 +94,41 @@ static int FN(shift_columns)(const void *const *rows, size_t row_count, size_t c
     return any;
 }
 
+static ALWAYS_INLINE v_i64 FN(is_finite)(v_f64 v) { return V_WHERE(v <= DBL_MAX) & V_WHERE(v >= -DBL_MAX); }
+
+/* The block's statistics from sums about 0, as the scalar steps of moments_cols make them, if they are good
+ * for every column: returns whether they are. */
+static int FN(states_about_0)(const FN(columns) * to, size_t row_count, size_t columns,
+                              const wn_states *block) {
+    double inverse_count = 1.0 / (double)row_count;
+    v_i64 any = {0};
+    for (size_t c = 0; c < columns; c += V_F64) {
+        size_t part = columns - c < V_F64 ? columns - c : 0;
+        v_f64 sum = FN(load_columns)(to->sum + c, part), square = FN(load_columns)(to->square + c, part);
+        v_f64 mean = sum * inverse_count, excess = sum * mean, m2 = square - excess;
+        any |= V_WHERE(excess > MAX_EXCESS * m2);
+        FN(store_columns)(block->mean + c, mean + 0.0, part); /* not -0 */
+        FN(store_columns)(block->m2 + c, v_select_f64(V_WHERE(m2 < 0.0), v_set_f64(0.0), m2), part);
+    }
+    for (size_t c = 0; c < columns; c++) block->mean_lo[c] = 0.0;
+    int64_t bits = 0;
+#ifdef WN_SCALAR
+    bits = (int64_t)any;
+#else
+    for (size_t i = 0; i < V_F64; i++) bits |= any[i];
+#endif
+    return bits == 0;
+}
+
 static void FN(moments_cols)(const void *const *rows, size_t row_count, size_t columns, int centred,
                              const wn_states *block) {
     FN(columns) to;
     double inverse_count = 1.0 / (double)row_count;
-    for (size_t c = 0; c < columns; c++) to.shift[c] = to.sum[c] = to.square[c] = block->m2_lo[c] = 0.0;
+    for (size_t c = 0; c < columns; c++) block->m2_lo[c] = 0.0;
     if (!IS_FLOAT64 || !centred) FN(add_block)(rows, row_count, columns, 0, &to);
+    if (!IS_FLOAT64 && centred && FN(states_about_0)(&to, row_count, columns, block)) return;
+    for (size_t c = 0; c < columns; c++) to.shift[c] = 0.0;
+    if (IS_FLOAT64 && centred) memset(to.sum, 0, columns * sizeof *to.sum);
     if (!centred) {
         for (size_t c = 0; c < columns; c++) block->mean[c] = block->mean_lo[c] = 0.0;
         memcpy(block->m2, to.square, columns * sizeof *to.square);
@@ -118,11 +149,29 @@ static void FN(moments_cols)(const void *const *rows, size_t row_count, size_t c
     }
 }
 
+/* wn_two_sum and wn_merge_into of state.h for vectors: the same operations, so the same bits. */
+static ALWAYS_INLINE v_f64 FN(two_sum_of)(v_f64 a, v_f64 b, v_f64 *error) {
+    v_f64 sum = a + b, b_part = sum - a, lost = (a - (sum - b_part)) + (b - b_part);
+    *error = v_select_f64(FN(is_finite)(sum), lost, v_set_f64(0.0));
+    return sum;
+}
+
 static void FN(merge_cols)(const wn_states *a, double a_count, const wn_states *b, double b_count,
                            size_t columns) {
-    for (size_t c = 0; c < columns; c++)
-        wn_merge_into(&a->mean[c], &a->mean_lo[c], &a->m2[c], a_count, b->mean[c], b->mean_lo[c], b->m2[c],
-                      b_count);
+    double b_share = b_count / (a_count + b_count), share = a_count * b_share;
+    for (size_t c = 0; c < columns; c += V_F64) {
+        size_t part = columns - c < V_F64 ? columns - c : 0;
+        v_f64 mean = FN(load_columns)(a->mean + c, part), mean_lo = FN(load_columns)(a->mean_lo + c, part);
+        v_f64 b_mean = FN(load_columns)(b->mean + c, part), error;
+        v_f64 delta = (b_mean - mean) + (FN(load_columns)(b->mean_lo + c, part) - mean_lo);
+        v_f64 m2 = FN(load_columns)(a->m2 + c, part) + FN(load_columns)(b->m2 + c, part);
+        FN(store_columns)(a->m2 + c, m2 + (delta * delta) * share, part);
+        v_f64 sum = FN(two_sum_of)(mean, delta * b_share, &error);
+        sum = FN(two_sum_of)(sum, mean_lo + error, &error);
+        v_i64 finite = FN(is_finite)(delta);
+        FN(store_columns)(a->mean + c, v_select_f64(finite, sum, mean + b_mean), part);
+        FN(store_columns)(a->mean_lo + c, v_select_f64(finite, error, v_set_f64(0.0)), part);
+    }
 }
 
 /* One vector of columns down all rows: its parameters stay in registers. */
@@ -151,9 +200,10 @@ static ALWAYS_INLINE void FN(apply_rows)(const void *const *x_rows, void *const 
             T *y = (T *)y_rows[row] + c;
             if (part)
                 V_STORE_PART(y, v, part);
-            else if (stream)
+            else if (stream) {
+                PREFETCH((const char *)x + 8192);
                 V_STREAM(y, v);
-            else
+            } else
                 V_STORE(y, v);
         } else {
             C *y = (C *)y_rows[row] + c;
@@ -169,6 +219,7 @@ static ALWAYS_INLINE void FN(apply_cols_with)(const void *const *x_rows, void *c
                                               size_t row_count, size_t columns, const wn_cols_norm *norm,
                                               wn_affine affine, int advance, int is_plain) {
     size_t most = FN(row_step)(row_count, columns), step;
+    if (affine.stream) most = columns <= FN(SHORT_ROW) ? FN(ROW_STEP) : 1; /* as it lies in memory */
     for (size_t row = 0; row < row_count; row += step) {
         step = row_count - row < most ? row_count - row : most;
         size_t c = 0;
