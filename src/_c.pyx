@@ -81,6 +81,22 @@ cdef extern from "welnorm.h" nogil:
     wn_status wn_norm_rows(wn_dtype dtype, const void *augend, const void *addend, const void *x, void *y,
                            size_t row_count, size_t n, const void *weight, const void *bias, double eps,
                            int centred, wn_activation activation)
+    ctypedef struct wn_channels:
+        wn_dtype dtype
+        const void *x
+        void *y
+        size_t batch, channels, positions
+        int last
+        size_t groups
+        const void *weight
+        const void *bias
+        double eps
+        wn_activation activation
+        int training
+        void *running_mean
+        void *running_var
+        double momentum
+    wn_status wn_norm_channels(const wn_channels *call)
     void wn_widen(wn_dtype dtype, const void *elements, void *wide, size_t n)
     void wn_move_blocked(void *plain, void *blocked, size_t batch, size_t channels, size_t positions,
                          size_t block, size_t element_bytes, int into_blocks)
@@ -174,31 +190,41 @@ cdef inline object widened(object parameter):
     return wide
 
 
-cdef bint is_ordinary(object x, object weight, object bias, object axis, object eps, object dtype,
-                      rows_call *call):
-    """Fill in `call` if these are contiguous arrays, parameters of x's compute type, and the last axis."""
-    cdef int ndim, parameter_typenum = cnp.NPY_FLOAT32
+cdef bint is_usual(object x, object axis, object eps, object dtype, wn_dtype *element,
+                   int *parameter_typenum):
+    """A contiguous array, not empty, of a dtype of ours (`element`), which the result shall have, too."""
+    cdef int typenum
     if not fast_lane or dtype is not None or type(axis) is not int or type(eps) is not float:
         return False
     if not cnp.PyArray_CheckExact(x):
         return False
-    call.typenum = cnp.PyArray_TYPE(x)
-    if call.typenum == cnp.NPY_FLOAT32:
-        call.element = WN_f32
-    elif call.typenum == cnp.NPY_FLOAT64:
-        call.element = WN_f64
-        parameter_typenum = cnp.NPY_FLOAT64
-    elif call.typenum == cnp.NPY_FLOAT16:
-        call.element = WN_f16
-    elif call.typenum == bfloat16_typenum:
-        call.element = WN_bf16
+    typenum = cnp.PyArray_TYPE(x)
+    parameter_typenum[0] = cnp.NPY_FLOAT32
+    if typenum == cnp.NPY_FLOAT32:
+        element[0] = WN_f32
+    elif typenum == cnp.NPY_FLOAT64:
+        element[0] = WN_f64
+        parameter_typenum[0] = cnp.NPY_FLOAT64
+    elif typenum == cnp.NPY_FLOAT16:
+        element[0] = WN_f16
+    elif typenum == bfloat16_typenum:
+        element[0] = WN_bf16
     else:
         return False
+    return cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_SIZE(x) != 0 and 0.0 <= <double>eps <= 1e300
+
+
+cdef bint is_ordinary(object x, object weight, object bias, object axis, object eps, object dtype,
+                      rows_call *call):
+    """Fill in `call` if these are contiguous arrays, parameters of x's compute type, and the last axis."""
+    cdef int ndim, parameter_typenum
+    if not is_usual(x, axis, eps, dtype, &call.element, &parameter_typenum):
+        return False
+    call.typenum = cnp.PyArray_TYPE(x)
     ndim = cnp.PyArray_NDIM(x)
     call.rows = cnp.PyArray_SIZE(x)
     call.eps = eps
-    if (not cnp.PyArray_ISCARRAY_RO(x) or ndim == 0 or axis != -1 or call.rows == 0
-            or not 0.0 <= call.eps <= 1e300):
+    if ndim == 0 or axis != -1:
         return False
     call.n = cnp.PyArray_DIM(x, ndim - 1)
     call.rows //= call.n
@@ -343,6 +369,92 @@ def add_norm_rows(object x, object residual, object weight, object bias, object 
              cnp.PyArray_DATA(<cnp.ndarray>sum_out), cnp.PyArray_DATA(<cnp.ndarray>out),
              cnp.PyArray_NBYTES(<cnp.ndarray>x))
     return out, sum_out
+
+
+cdef inline bint is_running(object buffer, int typenum, cnp.npy_intp channels, bint training):
+    """Statistics to read, or in training to update if there are any."""
+    if buffer is None:
+        return training
+    return is_parameter(buffer, typenum, channels) and (
+        not training or cnp.PyArray_ISWRITEABLE(<cnp.ndarray>buffer)
+    )
+
+
+def norm_channels(object x, object running_mean, object running_var, object weight, object bias,
+                  object training, object momentum, object axis, object eps, object mask, object activation,
+                  object out, object dtype, Py_ssize_t groups):
+    """The ordinary call of batch norm (groups is 0), instance norm (-1) and group norm; None for any other."""
+    cdef wn_channels call
+    cdef wn_status status
+    cdef int ndim, typenum, parameter_typenum
+    cdef cnp.npy_intp *shape
+    cdef size_t size, bytes
+    weight, bias = widened(weight), widened(bias)
+    if mask is not None or not is_usual(x, axis, eps, dtype, &call.dtype, &parameter_typenum):
+        return None
+    if type(training) is not bool or type(momentum) is not float or not 0.0 <= <double>momentum <= 1.0:
+        return None
+    ndim = cnp.PyArray_NDIM(x)
+    if ndim < 2 or axis != 1 and axis != -1:
+        return None
+    shape = cnp.PyArray_DIMS(x)
+    size = cnp.PyArray_SIZE(x)
+    call.batch = shape[0]
+    call.channels = shape[1] if axis == 1 else shape[ndim - 1]
+    call.positions = size // call.batch // call.channels
+    call.last = axis == -1 or call.positions == 1
+    call.training = training
+    if groups != 0:
+        call.groups = call.channels if groups < 0 else groups
+        if groups < -1 or call.positions == 1 or call.channels % call.groups != 0:
+            return None
+    else:
+        call.groups = 0
+        if call.batch * call.positions == 1:
+            return None
+        if not is_running(running_mean, parameter_typenum, call.channels, training):
+            return None
+        if not is_running(running_var, parameter_typenum, call.channels, training):
+            return None
+    if not (weight is None or is_parameter(weight, parameter_typenum, call.channels)):
+        return None
+    if not (bias is None or is_parameter(bias, parameter_typenum, call.channels)):
+        return None
+    call.activation = WN_NO_ACTIVATION
+    if activation is not None:
+        if type(activation) is not str or activation not in activations:
+            return None
+        call.activation = <wn_activation><int>activations[activation]
+    typenum = cnp.PyArray_TYPE(x)
+    bytes = cnp.PyArray_NBYTES(<cnp.ndarray>x)
+    if out is not None and not (
+        is_plain(out, typenum) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
+        and cnp.PyArray_SAMESHAPE(<cnp.ndarray>out, <cnp.ndarray>x)
+        and (out is x or is_apart(out, x)) and is_apart(out, weight) and is_apart(out, bias)
+        and is_apart(out, running_mean) and is_apart(out, running_var)
+    ):
+        return None
+    if training and not (is_apart(running_mean, running_var) and are_apart(running_mean, x, weight, bias)
+                         and are_apart(running_var, x, weight, bias)):
+        return None
+    if out is None:
+        out = new_array(ndim, shape, typenum, bytes)
+    call.x, call.y = cnp.PyArray_DATA(<cnp.ndarray>x), cnp.PyArray_DATA(<cnp.ndarray>out)
+    call.weight, call.bias = data_of(weight), data_of(bias)
+    call.running_mean, call.running_var = data_of(running_mean), data_of(running_var)
+    call.eps, call.momentum = eps, momentum
+    if bytes < WN_GIL_BYTES:
+        status = wn_norm_channels(&call)
+    else:
+        with nogil:
+            status = wn_norm_channels(&call)
+    if status != WN_OK:
+        raise MemoryError("welnorm: no memory for the scratch of a call")
+    return out
+
+
+cdef inline bint are_apart(object a, object b, object c, object d):
+    return is_apart(a, b) and is_apart(a, c) and is_apart(a, d)
 
 
 cdef inline void *data_of(cnp.ndarray array):

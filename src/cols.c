@@ -218,24 +218,12 @@ static void settle(const wn_job *job, size_t unit, void *scratch, wn_unit_state 
     }
 }
 
-/* n affine parameters of the compute type, or `missing` where the problem has none: for a bias -0, which is
- * what adds nothing to either zero. */
-static void load_parameters(const wn_job *job, const void *source, ptrdiff_t from, size_t n, double missing,
-                            void *parameters) {
-    if (source)
-        memcpy(parameters, (const char *)source + from * (ptrdiff_t)job->compute_size, n * job->compute_size);
-    else if (job->compute_f64)
-        for (size_t i = 0; i < n; i++) ((double *)parameters)[i] = missing;
-    else
-        for (size_t i = 0; i < n; i++) ((float *)parameters)[i] = (float)missing;
-}
-
 /* Weight and bias of the strip's columns, in the row. */
 static void load_column_parameters(const wn_job *job, const strip *s, size_t row, cols_scratch *scratch) {
     const wn_problem *p = job->problem;
     ptrdiff_t affine = wn_locate(&p->outer, s->outer).affine + wn_locate(&p->reduced, row).affine;
-    load_parameters(job, p->weight, affine + (ptrdiff_t)s->first, s->columns, 1.0, scratch->weight);
-    load_parameters(job, p->bias, affine + (ptrdiff_t)s->first, s->columns, -0.0, scratch->bias);
+    wn_load_parameters(job, p->weight, affine + (ptrdiff_t)s->first, s->columns, 1.0, scratch->weight);
+    wn_load_parameters(job, p->bias, affine + (ptrdiff_t)s->first, s->columns, -0.0, scratch->bias);
 }
 
 static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_state *from) {
@@ -249,17 +237,7 @@ static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_s
         norm.scale = scale;
         scratch->wide[c] = scale != 1.0 || wn_is_wide(job, &norm, state.m2, eps);
         scratch->norm[c] = norm;
-        if (job->compute_f64) {
-            scratch->mean_hi[c] = norm.mean;
-            scratch->rstd[c] = norm.rstd;
-            scratch->offset[c] = -norm.mean_lo * norm.rstd;
-        } else {
-            float mean_hi = (float)norm.mean, rstd = (float)norm.rstd;
-            float mean_lo = (float)((norm.mean - (double)mean_hi) + norm.mean_lo);
-            ((float *)scratch->mean_hi)[c] = mean_hi;
-            ((float *)scratch->rstd)[c] = rstd;
-            ((float *)scratch->offset)[c] = -mean_lo * rstd;
-        }
+        wn_put_norm(job, c, &norm, scratch->mean_hi, scratch->rstd, scratch->offset);
     }
     if (job->inner_affine && !job->rows_affine) load_column_parameters(job, &s, 0, scratch);
 }
@@ -324,8 +302,8 @@ static void place_rows(const wn_job *job, const strip *s, size_t row, size_t cou
         for (size_t i = 0; i < rows.count && !job->inner_affine; i++) {
             ptrdiff_t affine = outer.affine + rows.at.affine + (ptrdiff_t)i * rows.step.affine;
             size_t at = (done + i) * job->compute_size;
-            load_parameters(job, p->weight, affine, 1, 1.0, (char *)scratch->weight + at);
-            load_parameters(job, p->bias, affine, 1, -0.0, (char *)scratch->bias + at);
+            wn_load_parameters(job, p->weight, affine, 1, 1.0, (char *)scratch->weight + at);
+            wn_load_parameters(job, p->bias, affine, 1, -0.0, (char *)scratch->bias + at);
         }
     }
 }

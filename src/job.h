@@ -78,6 +78,9 @@ typedef struct {
 
 extern const wn_pattern_ops wn_run_ops, wn_cols_ops;
 
+/* The whole of a problem with given statistics; false, and nothing done, if it is not for this way. */
+bool wn_apply_given(const wn_job *job, int threads);
+
 /* In place of part_apply on all parts, of the pattern run: the unit as int8. */
 void wn_quantize_unit(const wn_job *job, size_t unit, void *scratch);
 
@@ -123,6 +126,33 @@ static inline wn_offset wn_locate(const wn_axes *axes, size_t index) {
         at.mask += (ptrdiff_t)i * axis->mask_stride;
     }
     return at;
+}
+
+/* n affine parameters of the compute type, or `missing` where the problem has none: for a bias -0, which is
+ * what adds nothing to either zero. */
+static inline void wn_load_parameters(const wn_job *job, const void *source, ptrdiff_t from, size_t n,
+                                      double missing, void *parameters) {
+    if (source)
+        memcpy(parameters, (const char *)source + from * (ptrdiff_t)job->compute_size, n * job->compute_size);
+    else if (job->compute_f64)
+        for (size_t i = 0; i < n; i++) ((double *)parameters)[i] = missing;
+    else
+        for (size_t i = 0; i < n; i++) ((float *)parameters)[i] = (float)missing;
+}
+
+/* A norm as the i-th column of a wn_cols_norm. */
+static inline void wn_put_norm(const wn_job *job, size_t i, const wn_norm *norm, void *mean_hi, void *rstd,
+                               void *offset) {
+    if (job->compute_f64) {
+        ((double *)mean_hi)[i] = norm->mean;
+        ((double *)rstd)[i] = norm->rstd;
+        ((double *)offset)[i] = -norm->mean_lo * norm->rstd;
+    } else {
+        float high = (float)norm->mean, low = (float)((norm->mean - (double)high) + norm->mean_lo);
+        ((float *)mean_hi)[i] = high;
+        ((float *)rstd)[i] = (float)norm->rstd;
+        ((float *)offset)[i] = -low * (float)norm->rstd;
+    }
 }
 
 static inline size_t wn_min(size_t a, size_t b) { return a < b ? a : b; }

@@ -12,6 +12,8 @@ static const size_t dtype_bytes[WN_DTYPE_COUNT] = {
 #undef WN_DTYPE
 };
 
+size_t wn_dtype_bytes(wn_dtype dtype) { return dtype_bytes[dtype]; }
+
 enum {
     STATE_ARRAYS = 5, /* mean, mean_lo, m2, m2_lo, scale */
     SPLIT_BELOW = 2   /* units a thread, below which units are split: at most 660 KB of states a thread */
@@ -253,6 +255,7 @@ wn_status wn_run(const wn_problem *p) {
         return WN_OK;
     }
     int threads = wn_threads_for(bytes, SIZE_MAX);
+    if (p->given_mean && wn_apply_given(job, threads)) return WN_OK;
     call.ops->cut(job, (size_t)threads);
     bool split = job->parts > 1 && !p->scale && (p->given_mean || job->units < SPLIT_BELOW * (size_t)threads);
     size_t items = split ? job->units * job->parts : job->units;

@@ -61,6 +61,8 @@ typedef struct {
 
 wn_status wn_run(const wn_problem *problem);
 
+size_t wn_dtype_bytes(wn_dtype dtype);
+
 /* The group of the `ndim` axes from `axis` on. */
 wn_axes wn_axes_of(const wn_axis *axis, int ndim);
 
@@ -69,6 +71,26 @@ wn_axes wn_axes_of(const wn_axis *axis, int ndim);
 wn_status wn_norm_rows(wn_dtype dtype, const void *augend, const void *addend, const void *x, void *y,
                        size_t row_count, size_t n, const void *weight, const void *bias, double eps,
                        int centred, wn_activation activation);
+
+/* The ordinary call of batch, group and instance norm: x and y contiguous, of (batch, channels, positions)
+ * or, with the channels last, of (batch, positions, channels). */
+typedef struct {
+    wn_dtype dtype;
+    const void *x;
+    void *y;
+    size_t batch, channels, positions;
+    int last;
+    size_t
+        groups; /* of channels, each with statistics of its own in each sample; 0: channels', of the batch */
+    const void *weight, *bias; /* of the compute type, an element per channel; may be NULL */
+    double eps;
+    wn_activation activation;
+    int training; /* only of batch norm: with the batch's statistics, not the running ones */
+    void *running_mean, *running_var; /* of the compute type; read, or in training updated (unless NULL) */
+    double momentum;
+} wn_channels;
+
+wn_status wn_norm_channels(const wn_channels *call);
 
 /* Copies n contiguous elements in the compute type of their dtype. */
 void wn_widen(wn_dtype dtype, const void *elements, void *wide, size_t n);

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _backends, _dtypes
+from ._fast_lane import norm_channels
 from ._problem import (
     Array,
     Problem,
@@ -117,6 +118,24 @@ def batch_norm(
            [ 1.],
            [ 0.]])
     """
+    y = norm_channels(
+        x,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        training,
+        momentum,
+        axis,
+        eps,
+        mask,
+        activation,
+        out,
+        dtype,
+        0,
+    )
+    if y is not None:
+        return y
     array, channel = _channelled(x, axis)
     channels = _Channels(
         array.shape,
@@ -268,6 +287,12 @@ def group_norm(
             [-1.  , -1.  ],
             [ 1.  ,  1.  ]]])
     """
+    if type(num_groups) is int and num_groups > 0:
+        y = norm_channels(
+            x, None, None, weight, bias, False, 0.0, axis, eps, mask, activation, out, dtype, num_groups
+        )
+        if y is not None:
+            return y
     array, channel = _channelled(x, axis)
     channels = _Channels(array.shape, channel, weight=weight, bias=bias)
     try:
@@ -379,6 +404,9 @@ def instance_norm(
     array([[[-1.34, -0.45,  0.45,  1.34],
             [ 0.  ,  0.  ,  0.  ,  0.  ]]])
     """
+    y = norm_channels(x, None, None, weight, bias, False, 0.0, axis, eps, mask, activation, out, dtype, -1)
+    if y is not None:
+        return y
     array, channel = _channelled(x, axis)
     channels = _Channels(array.shape, channel, weight=weight, bias=bias)
     reduced = tuple(a for a in range(1, array.ndim) if a not in channel)

@@ -222,14 +222,16 @@ def _welnorm(task: Task) -> Contender:
 @builds("welnorm-out", *_NORMS)
 def _welnorm_out(task: Task) -> Contender:
     x, weight, bias = task.arrays.x, task.arrays.weight, task.arrays.bias
-    out = np.empty_like(x)
+    out = wn.aligned_empty(x.shape, x.dtype)
     if task.case.op == "layer_norm":
         layer_norm = wn.layer_norm
         return Contender("welnorm-out", lambda: layer_norm(x, weight, bias, out=out))
     if task.case.op == "rms_norm":
         rms_norm = wn.rms_norm
         return Contender("welnorm-out", lambda: rms_norm(x, weight, out=out))
-    outputs = {"out": out, "sum_out": np.empty_like(x)} if task.case.op in ADDS else {"out": out}
+    outputs = (
+        {"out": out, "sum_out": wn.aligned_empty(x.shape, x.dtype)} if task.case.op in ADDS else {"out": out}
+    )
     return Contender("welnorm-out", partial(_welnorm_call(task), **outputs))
 
 
