@@ -24,7 +24,7 @@ static void run_body(void *context, int thread, int thread_count) {
     for (; item < end; item++) {
         size_t unit = item % outer;
         wn_offset row = wn_locate(&p->reduced, item / outer), at = wn_locate(&p->outer, unit);
-        wn_affine affine = wn_affine_at(job, at.affine);
+        wn_affine affine = wn_affine_at(job, row.affine + at.affine);
         job->kernels->apply_run((const char *)p->x + row.x + at.x, (char *)p->y + row.y + at.y, n,
                                 &call->norms[unit], &affine);
     }
@@ -77,7 +77,8 @@ bool wn_apply_given(const wn_job *job, int threads) {
     const wn_problem *p = job->problem;
     bool in_cols = p->pattern == WN_COLS;
     size_t count = (size_t)(in_cols ? p->inner.count : p->outer.count);
-    if (!job->direct_x || !job->direct_y || p->mask || (in_cols && p->outer.count != 1)) return false;
+    if (!job->direct_x || !job->direct_y || p->mask) return false;
+    if (in_cols && (p->outer.count != 1 || !job->inner_affine || job->rows_affine)) return false;
     size_t bytes = in_cols ? 5 * job->compute_size : sizeof(wn_norm);
     char *memory = malloc(count * bytes);
     if (!memory) return false; /* the other way needs less for many statistics */
