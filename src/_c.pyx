@@ -28,6 +28,7 @@ cdef extern from "aligned.h" nogil:
     void *wn_aligned_calloc(void *context, size_t count, size_t size) noexcept
     void *wn_aligned_realloc(void *context, void *memory, size_t size) noexcept
     void wn_aligned_free(void *context, void *memory, size_t size) noexcept
+    size_t wn_output_cache(int clear, size_t *most)
     const size_t WN_ALIGNED_BYTES
 
 cdef extern from "welnorm.h" nogil:
@@ -269,6 +270,12 @@ cdef object new_array(int ndim, cnp.npy_intp *shape, int typenum, size_t bytes):
         return cnp.PyArray_EMPTY(ndim, shape, typenum, 0)
     finally:
         PyDataMem_SetHandler(before)
+
+
+def output_cache(bint clear=False):
+    """Bytes held for outputs to come, after all is freed if so asked; and at most how many."""
+    cdef size_t most, held = wn_output_cache(clear, &most)
+    return held, most
 
 
 def empty(cnp.ndarray like not None, object dtype not None):

@@ -83,6 +83,13 @@ def fold_batch_norm(dtype):
     assert same_bytes(bias, np.zeros(6, dtype))
 
 
+def output_cache(dtype):
+    y = wn.layer_norm(np.zeros((600, 600), dtype))
+    del y
+    wn.clear_output_cache()
+    assert wn.clear_output_cache() == 0
+
+
 def aligned_empty(dtype):
     a = wn.aligned_empty((3, 5), dtype, alignment=256)
     assert (a.shape, a.dtype, a.ctypes.data % 256) == ((3, 5), dtype, 0)
@@ -230,6 +237,7 @@ TABLE = {
     "available_isas": available_isas,
     "backend": backends,
     "batch_norm": batch_norm,
+    "clear_output_cache": output_cache,
     "fold_batch_norm": fold_batch_norm,
     "from_blocked": blocked,
     "get_backend": backends,

@@ -21,7 +21,7 @@ from ._config import show_config
 from ._fold import fold_batch_norm
 from ._fused import add_layer_norm, add_rms_norm, layer_norm_int8, rms_norm_int8
 from ._isa import available_isas
-from ._memory import aligned_empty, from_blocked, to_blocked
+from ._memory import aligned_empty, clear_output_cache, from_blocked, to_blocked
 from ._moments import Moments, mean_var, moments
 from ._threads import get_num_threads, num_threads, set_num_threads
 from .functional import layer_norm, rms_norm
@@ -43,6 +43,7 @@ __all__ = [
     "available_isas",
     "backend",
     "batch_norm",
+    "clear_output_cache",
     "fold_batch_norm",
     "from_blocked",
     "get_backend",

@@ -37,6 +37,8 @@ def _config() -> dict[str, dict[str, Any]]:
         "usable": list(extension.usable_isas()),
         "built": list(extension.built_isas()),
     }
+    held, most = extension.output_cache()
+    info["memory"] = {"output cache": f"{held >> 20} of {most >> 20} MiB (WELNORM_OUTPUT_CACHE_MB)"}
     limits = extension.thread_limits()
     info["openmp"] = {"runtime": limits.pop("runtime")}
     if info["openmp"]["runtime"] == "none":

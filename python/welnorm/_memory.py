@@ -13,7 +13,7 @@ from . import _backends, _dtypes
 from ._isa import extension
 from ._problem import Array
 
-__all__ = ["aligned_empty", "from_blocked", "to_blocked"]
+__all__ = ["aligned_empty", "clear_output_cache", "from_blocked", "to_blocked"]
 
 
 def aligned_empty(
@@ -65,6 +65,35 @@ def aligned_empty(
         raise ValueError(f"shape {shape} with alignment {alignment} is too large") from None
     start = -memory.ctypes.data % step
     return memory[start : start + size].view(element).reshape(lengths)
+
+
+def clear_output_cache() -> int:
+    """Give the memory that results have left, and that is held for the next ones, back to the system.
+
+    A result of 1 MiB or more that is no longer referred to leaves its memory to the next one of about its
+    size: memory that is new costs page faults, which take longer than the norm. At most a sixteenth of the
+    machine's memory is held, and at most 1 GiB; or so many MiB as the environment variable
+    ``WELNORM_OUTPUT_CACHE_MB`` says when it is first needed, 0 for none.
+
+    Returns
+    -------
+    int
+        How many bytes were held.
+
+    Examples
+    --------
+    >>> import numpy as np, welnorm as wn
+    >>> y = wn.layer_norm(np.zeros((1024, 1024), np.float32))
+    >>> del y
+    >>> held = wn.clear_output_cache()
+    >>> wn.clear_output_cache()
+    0
+    """
+    if extension is None:
+        return 0
+    held: int = extension.output_cache()[0]
+    extension.output_cache(clear=True)
+    return held
 
 
 def to_blocked(x: ArrayLike, block: int = 16) -> Array:
