@@ -1,16 +1,22 @@
 """Is welnorm as fast as it promises? Prints each figure next to its target; see README.md.
 
-Usage: python bench/targets.py [--repeats N] [--threads N] [--only TEXT] [--strict]
+Usage: python bench/targets.py [--repeats N] [--threads N] [--only TEXT] [--rivals] [--strict]
+
+With --rivals every rival that is installed takes part in every case, and a second table shows how many times
+as long each takes, with geometric means.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
+import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import welnorm as wn
 from welnorm import bench
@@ -104,21 +110,75 @@ class Time:
     is_enough = is_met
 
 
+@dataclass(frozen=True)
+class Startup:
+    """Seconds that `code` prints in a new process, the best of five."""
+
+    what: str
+    code: str
+    at_most: float
+    case: str = "startup"
+    group: tuple[str, ...] = ()
+    contenders: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return self.what
+
+    @property
+    def target(self) -> str:
+        return f"<= {format_time(self.at_most)}"
+
+    def figure(self) -> float:
+        runs = (subprocess.run([sys.executable, "-c", self.code], capture_output=True) for _ in range(5))
+        return min(float(run.stdout) for run in runs)
+
+    def show(self, figure: float) -> str:
+        return format_time(figure)
+
+    def is_met(self, figure: float) -> bool:
+        return figure <= self.at_most
+
+    is_enough = is_met
+
+
+Target = Ratio | Time | Startup
+
+CLOCK = "import time, numpy as np\nclock = time.perf_counter\n"
+IMPORT = CLOCK + "start = clock()\nimport welnorm\nprint(clock() - start)"
+FIRST = CLOCK + (
+    "import welnorm as wn\nx, w = np.ones((64, 768), np.float32), np.ones(768, np.float32)\n"
+    "start = clock()\nwn.layer_norm(x, w, w)\nprint(clock() - start)"
+)
+
 LAYER, RMS = "layer_norm/float32/rows/", "rms_norm/float32/rows/"
 TRAINING, INFERENCE = "batch_norm_training/float32/", "batch_norm_inference/float32/"
 TO, FROM = "to_blocked/float32/nchw/", "from_blocked/float32/nchw16c/"
 
 #: Like with like: torch and `welnorm` make a new output; the Numba kernel, the two steps, the copies and
-#: `welnorm-out` are given one.
-TARGETS: tuple[Ratio | Time, ...] = (
+#: `welnorm-out` are given one. `@1` is on one thread.
+TARGETS: tuple[Target, ...] = (
+    Startup("import, on top of NumPy", IMPORT, 20e-3),
+    Startup("first call", FIRST, 1e-3),
     Time(LAYER + "1x768", "welnorm", 0.6e-6),
     Time(LAYER + "1x768", "welnorm-out", 0.6e-6),
+    Ratio(LAYER + "1x768", "welnorm", "torch", 4.0),
+    Ratio(LAYER + "1x768", "welnorm", "onnxruntime", 8.0),
+    Ratio(LAYER + "1x4000000", "welnorm-out", "welnorm-out@1", 1.6),
     Ratio(LAYER + "512x768", "welnorm", "torch", 2.2, minimum=1.5),
     Ratio(LAYER + "512x768", "welnorm-out", "numba", 1.6, minimum=1.2),
+    Ratio(LAYER + "512x768", "welnorm-out", "P.copy", 0.8),
+    Ratio(LAYER + "512x768", "welnorm-out", "welnorm-out@1", 1.8),
     Ratio(LAYER + "4096x768", "welnorm", "torch", 2.2, minimum=1.5),
     Ratio(LAYER + "4096x768", "welnorm-out", "numba", 1.6, minimum=1.2),
+    Ratio(LAYER + "4096x768", "welnorm-out", "P.copy", 0.8),
+    Ratio(LAYER + "4096x768", "welnorm-out", "welnorm-out@1", 1.8),
     Ratio(LAYER + "4096x4096", "welnorm-out", "P.copy_nt", 0.9),
+    Ratio(LAYER + "4096x4096", "welnorm-out", "numba", 1.4),
+    Ratio(LAYER + "4096x4096", "welnorm", "P.copy_nt", 0.7),
+    Ratio(LAYER + "4096x4096", "welnorm-out", "welnorm-out@1", 1.5),
     Ratio(LAYER + "32768x4096", "welnorm-out", "P.copy_nt", 0.9),
+    Ratio(LAYER + "32768x4096", "welnorm-out", "numba", 1.4),
+    Ratio(LAYER + "32768x4096", "welnorm", "P.copy_nt", 0.7),
     Ratio("layer_norm/float16/rows/512x4096", "welnorm", "torch", 3.0, minimum=2.0),
     Ratio("layer_norm/bfloat16/rows/512x4096", "welnorm", "torch", 3.0, minimum=2.0),
     Ratio(RMS + "512x4096", "welnorm", "torch", 10.0, minimum=8.0),
@@ -155,24 +215,36 @@ TARGETS: tuple[Ratio | Time, ...] = (
     Ratio(FROM + "32x4x56x56x16", "welnorm", "P.copy", 0.5),
 )
 
-PLAN = bench.Plan(budget=1.5, min_rounds=10)
+PLAN = bench.Plan(budget=1.5, min_rounds=8)
+
+
+def prepare(case: str, name: str, threads: int) -> bench.Contender | bench.Missing:
+    """Make a contender; with @n in its name welnorm's on n threads."""
+    base, _, own_threads = name.partition("@")
+    (made,) = bench.prepare(bench.Case.parse(case), threads, [base])
+    if own_threads and isinstance(made, bench.Contender):
+        return replace(made, context=partial(wn.num_threads, int(own_threads)))
+    return made
 
 
 def measure(
-    group: tuple[str, ...], targets: Sequence[Ratio | Time], threads: int
-) -> dict[object, float | str]:
-    """Time what the targets of a group of cases need, all in turn; return figures, or why there is none."""
+    group: tuple[str, ...], targets: Sequence[Target], threads: int, rivals: Sequence[str]
+) -> tuple[dict[object, float | str], dict[str, float]]:
+    """Time what the targets of a group of cases need, and rivals, all in turn.
+
+    Returns figures, or why there is none, and the times of the contenders of the group's first case.
+    """
     wanted = dict.fromkeys(pair for target in targets for pair in target.contenders)
+    wanted |= dict.fromkeys((group[0], name) for name in rivals)
     reasons: dict[tuple[str, str], str] = {}
     ready: dict[str, bench.Contender] = {}
     with bench.same_threads(threads, {name for _, name in wanted}):
-        for case in group:
-            names = [name for of_case, name in wanted if of_case == case]
-            for one in bench.prepare(bench.Case.parse(case), threads, names):
-                if isinstance(one, bench.Missing):
-                    reasons[case, one.name] = f"{one.name}: {one.reason}"
-                else:
-                    ready[f"{case}/{one.name}"] = one
+        for case, name in wanted:
+            made = prepare(case, name, threads)
+            if isinstance(made, bench.Missing):
+                reasons[case, name] = f"{name}: {made.reason}"
+            else:
+                ready[f"{case}/{name}"] = made
         timings = bench.measure(ready, PLAN)
 
     figures: dict[object, float | str] = {}
@@ -180,7 +252,47 @@ def measure(
         missing = [reasons[pair] for pair in target.contenders if pair in reasons]
         best = (timings[f"{case}/{name}"].best for case, name in target.contenders if not missing)
         figures[target] = "; ".join(missing) or target.figure(*best)
-    return figures
+    first = f"{group[0]}/"
+    return figures, {
+        name.removeprefix(first): timing.best for name, timing in timings.items() if name.startswith(first)
+    }
+
+
+#: Rivals that are given an output are compared with `welnorm-out`, the others with `welnorm`.
+GIVEN_AN_OUTPUT = ("numba",)
+RIVALS = ("torch", "onnxruntime", "openvino", "jax", "numba", "numpy")
+
+
+def show_rivals(runs: dict[str, list[dict[str, float]]]) -> None:
+    """Print how many times as long as welnorm every rival took in each case, the median of all runs."""
+    wide = max(map(len, runs))
+    print(
+        f"\n{'case':<{wide}}{'welnorm':>9}{'out=':>9}" + "".join(f"{name:>12}" for name in RIVALS) + "   best"
+    )
+    best: list[float] = []
+    of_torch: list[float] = []
+    for case, times in runs.items():
+        ratios = {}
+        for name in RIVALS:
+            ours = "welnorm-out" if name in GIVEN_AN_OUTPUT else "welnorm"
+            both = [run[name] / run[ours] for run in times if name in run and ours in run]
+            if both:
+                ratios[name] = statistics.median(both)
+        if not ratios:
+            continue
+        best.append(min(ratios.values()))
+        of_torch += [ratios["torch"]] if "torch" in ratios else []
+        ours = (
+            format_time(statistics.median(run[name] for run in times)) if name in times[0] else "-"
+            for name in ("welnorm", "welnorm-out")
+        )
+        row = "".join(f"{text:>9}" for text in ours)
+        row += "".join(f"{format_ratio(ratios[name]) if name in ratios else '-':>12}" for name in RIVALS)
+        print(f"{case:<{wide}}{row}   {min(ratios, key=ratios.__getitem__)}")
+    for what, values, least in (("PyTorch", of_torch, 3.5), ("the best rival of each case", best, 1.8)):
+        if values:
+            mean = math.exp(statistics.fmean(map(math.log, values)))
+            print(f"geometric mean against {what}, {len(values)} cases: {format_ratio(mean)} (>= {least}x)")
 
 
 def main() -> int:
@@ -191,6 +303,9 @@ def main() -> int:
     )
     parser.add_argument("--threads", type=int, default=2, help="threads of every contender (default: 2)")
     parser.add_argument("--only", metavar="TEXT", default="", help="only rows that contain TEXT")
+    parser.add_argument(
+        "--rivals", action="store_true", help="every rival in every case, and geometric means"
+    )
     parser.add_argument("--strict", action="store_true", help="exit with status 1 if a target is missed")
     arguments = parser.parse_args()
     targets = [target for target in TARGETS if arguments.only in f"{target.case} {target}"]
@@ -202,15 +317,24 @@ def main() -> int:
     machine = bench.machine_info(threads)
     figures: dict[object, list[float]] = defaultdict(list)
     reasons: dict[object, str] = {}
+    runs: dict[str, list[dict[str, float]]] = defaultdict(list)
+    rivals = ("welnorm", "welnorm-out", *RIVALS) if arguments.rivals else ()
     for repeat in range(arguments.repeats):
         for group in dict.fromkeys(target.group for target in targets):
             print(f"run {repeat + 1} of {arguments.repeats}: {' and '.join(group)}", file=sys.stderr)
             of_group = [target for target in targets if target.group == group]
-            for target, figure in measure(group, of_group, threads).items():
+            if not group:
+                for target in of_group:
+                    figures[target].append(target.figure())
+                continue
+            measured, times = measure(group, of_group, threads, rivals)
+            for target, figure in measured.items():
                 if isinstance(figure, str):
                     reasons[target] = figure
                 else:
                     figures[target].append(figure)
+            if rivals and not group[0].startswith(("to_", "from_")):
+                runs[group[0]].append(times)
 
     wide_case = max(len(target.case) for target in targets)
     wide_what = max(len(str(target)) for target in targets)
@@ -228,6 +352,8 @@ def main() -> int:
         word = "yes" if met else "minimum" if target.is_enough(figure) else "NO"
         spread = f"{target.show(min(figures[target]))} to {target.show(max(figures[target]))}"
         print(f"{row} {target.show(figure):>8}  {target.target:<17} {word:<5} {spread}")
+    if arguments.rivals:
+        show_rivals(runs)
     print("\nin brackets: the least that will do; met says minimum where only that is reached")
     print(f"median of {arguments.repeats} runs, contenders taken in turn, {threads} threads")
     for key, value in machine.items():

@@ -79,6 +79,8 @@ IMPLEMENTATIONS = (
     "numpy",
     "torch",
     "onnxruntime",
+    "openvino",
+    "jax",
 )
 OURS = ("welnorm", "welnorm-out")
 RIVALS = IMPLEMENTATIONS[len(OURS) :]
@@ -150,7 +152,7 @@ def _prepare(task: Task, reference: Reference, name: str) -> Contender | Missing
 
 
 def _builder(name: str, case: Case) -> Builder:
-    from . import rivals  # noqa: F401  registers the builders of the rivals
+    from . import compiled_rivals, rivals  # noqa: F401  register the builders of the rivals
 
     if case.layout == "nchw16c" and case.op not in MOVES and not name.startswith("welnorm"):
         raise UnavailableError("has no blocked layout")

@@ -12,7 +12,7 @@ import numpy as np
 import welnorm as wn
 
 #: The distributions a rival needs.
-RIVAL_DISTRIBUTIONS = ("numba", "torch", "onnxruntime", "onnx")
+RIVAL_DISTRIBUTIONS = ("numba", "torch", "onnxruntime", "onnx", "openvino", "jax")
 
 #: What `show_config` knows about the extension, as (group, key).
 _EXTENSION_FACTS = (("isa", "name"), ("openmp", "runtime"), ("extension", "compiler"))

@@ -10,7 +10,7 @@ from .contenders import OURS
 from .limits import LIMITS
 from .results import Report, Result
 
-WIDTH = 110
+WIDTH = 124
 
 #: What the output column says for welnorm's two rows.
 _OUTPUT = {"welnorm": "new", "welnorm-out": "out="}
