@@ -62,6 +62,13 @@ typedef struct {
     int stream; /* y past the cache where its address allows: a row of x's dtype, without an activation */
 } wn_affine;
 
+/* Rows that have yet to be written, from row `done` on: augend + addend, of their strides. augend may be x.
+ */
+typedef struct {
+    const void *augend, *addend;
+    size_t done;
+} wn_addends;
+
 /* a + b = *sum + *error exactly (Knuth's two-sum); no error term where the sum is not finite. */
 static inline void wn_two_sum(double a, double b, double *sum, double *error) {
     double s = a + b;

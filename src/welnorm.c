@@ -194,18 +194,21 @@ static void rows_body(void *context, int thread, int thread_count) {
     const wn_axis none = {1, 0, 0, 0, 0}, *last = p->outer.ndim ? &p->outer.axis[p->outer.ndim - 1] : &none;
     size_t n = (size_t)p->inner.count, length = (size_t)last->count, row, end;
     wn_split((size_t)p->outer.count, thread, thread_count, &row, &end);
-    for (size_t added = row; row < end;) {
+    wn_addends adds = {.done = 0};
+    while (row < end) {
         wn_offset at = wn_locate(&p->outer, row);
         size_t count = wn_min(end - row, length - row % length);
-        if (job->adds) /* as many as stay in L1 until they are normalised */
-            for (count = wn_min(count, wn_ceil_div(WN_BLOCK, n)); added < row + count; added++)
-                wn_add_elements(job, at.x + (ptrdiff_t)(added - row) * last->x_stride, n);
+        if (job->adds) {
+            adds.augend = (const char *)p->augend + at.x;
+            adds.addend = (const char *)p->addend + at.x;
+        }
         wn_affine affine = wn_affine_at(job, at.affine);
         size_t done = job->kernels->norm_run((const char *)p->x + at.x, last->x_stride, (char *)p->y + at.y,
                                              last->y_stride, count, n, &affine, last->affine_stride, p->eps,
-                                             p->centred);
+                                             p->centred, job->adds ? &adds : NULL);
         row += done;
-        if (done < count) wn_run_one_unit(job, row++);
+        if (done < count) wn_run_one_unit(job, row++), done++;
+        adds.done = done < count ? adds.done - done : 0;
     }
     if (job->stream) job->kernels->stream_end();
 }

@@ -37,13 +37,16 @@ typedef struct {
     V w[FN(MOST_ROWS)], b[FN(MOST_ROWS)];
     const C *weight, *bias;
     size_t i, n;
+    const T *augend, *addend; /* of the row that is summed meanwhile, if it is yet to be written, */
+    T *sum;                   /* here */
 } FN(team);
 
 /* What is known of a team when its loop is compiled: how many rows; whether parameters vary along a row and,
- * if so, whether there is a bias; whether results are streamed. */
+ * if so, whether there is a bias; whether results are streamed; whether the rows that are summed are yet to
+ * be written. */
 typedef struct {
     size_t rows;
-    int vary, has_bias, stream;
+    int vary, has_bias, stream, adds;
 } FN(form);
 
 /* The next vector of every row, or its first `part` elements. */

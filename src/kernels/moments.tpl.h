@@ -45,6 +45,18 @@ static ALWAYS_INLINE void FN(fetch_ahead)(const T *x, FN(form) form) {
         PREFETCH((const char *)x + byte + (form.stream ? 8192 : 4096));
 }
 
+static const FN(form) FN(no_form) = {1, 0, 0, 0, 0};
+
+/* Writes `unit` elements of the row that is summed, from element i on. */
+static ALWAYS_INLINE void FN(add_stretch)(FN(team) * team, size_t i, size_t unit, FN(form) form) {
+    if (form.stream) {
+        FN(fetch_ahead)(team->augend + i, form);
+        FN(fetch_ahead)(team->addend + i, form);
+    }
+    UNROLL for (size_t at = i; at < i + unit; at += V_N)
+        V_STORE(team->sum + at, V_LOAD(team->augend + at) + V_LOAD(team->addend + at));
+}
+
 /* Adds one run, CHAINS vectors at a time: enough to hide the latency of an FMA, few enough for the registers.
  * A team, if there is one, goes through the apply step meanwhile. */
 static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double shift, FN(lanes) * lanes,
@@ -59,7 +71,8 @@ static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double 
             lost[c] = lanes->lost[first + c];
         }
         for (; i + unit <= n; i += LANES) {
-            if (team && first == 0) FN(fetch_ahead)(x + i, form);
+            if (team && first == 0 && !form.adds) FN(fetch_ahead)(x + i, form);
+            if (team && form.adds && i < n / LANES * LANES) FN(add_stretch)(team, i, unit, form);
             UNROLL for (size_t c = 0; c < FN(CHAINS); c++) {
                 v_f64 d = V_WIDE(x + i + c * V_F64);
                 if (shifted) d -= shifts;
@@ -85,13 +98,9 @@ static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double 
 
 #if IS_16BIT
 /* The same in sums of at most NARROW float32 values a lane before they go to float64: 16-bit elements and
- * their squares are exact there, and sums of a few nearly so. Elements that do not fill the lanes are left to
- * add_run. */
-enum {
-    FN(NARROW) = 4,
-    FN(NARROW_VECTORS) = LANES / V_F32,
-    FN(NARROW_CHAINS) = LANES / V_F32 < 4 ? LANES / V_F32 : 4
-};
+ * their squares are exact there, and sums of a few nearly so. Two such sums add up every other element of a
+ * lane: no element is in more than four additions. */
+enum { FN(NARROW) = 8, FN(NARROW_VECTORS) = LANES / V_F32, FN(NARROW_CHAINS) = 2 };
 
 static ALWAYS_INLINE void FN(widen_lanes)(v_f32 narrow, v_f64 *wide) {
     float lane[V_F32];
@@ -99,32 +108,46 @@ static ALWAYS_INLINE void FN(widen_lanes)(v_f32 narrow, v_f64 *wide) {
     UNROLL for (size_t h = 0; h < V_F32 / V_F64; h++) wide[h] += v_wide_f32(lane + h * V_F64);
 }
 
+static WN_NOINLINE void FN(add_rest)(const T *x, size_t n, FN(lanes) * lanes) {
+    FN(add_run)(x, n, 0, 0.0, lanes, NULL, FN(no_form));
+}
+
+/* One vector of each chain, from element i on. */
+static ALWAYS_INLINE void FN(add_narrow)(const T *x, size_t i, size_t first, v_f32 *s, v_f32 *q,
+                                         FN(team) * team, FN(form) form) {
+    size_t unit = FN(NARROW_CHAINS) * V_F32;
+    if (team && first == 0 && !form.adds) FN(fetch_ahead)(x + i, form);
+    if (team && form.adds) FN(add_stretch)(team, i, unit, form);
+    UNROLL for (size_t c = 0; c < FN(NARROW_CHAINS); c++) {
+        v_f32 d = V_LOAD(x + i + c * V_F32);
+        s[c] += d;
+        q[c] = v_fma_f32(d, d, q[c]);
+    }
+    if (team) FN(weave)(team, i, unit, form);
+}
+
 static ALWAYS_INLINE void FN(add_run_narrow)(const T *x, size_t n, FN(lanes) * lanes, FN(team) * team,
                                              FN(form) form) {
     size_t whole = n / LANES * LANES;
     for (size_t first = 0; first < FN(NARROW_VECTORS); first += FN(NARROW_CHAINS)) {
-        size_t unit = FN(NARROW_CHAINS) * V_F32;
         for (size_t i = first * V_F32; i < whole;) {
-            v_f32 s[FN(NARROW_CHAINS)], q[FN(NARROW_CHAINS)];
+            v_f32 s[2][FN(NARROW_CHAINS)], q[2][FN(NARROW_CHAINS)];
             size_t end = whole - i < FN(NARROW) * LANES ? whole : i + FN(NARROW) * LANES;
-            UNROLL for (size_t c = 0; c < FN(NARROW_CHAINS); c++) s[c] = q[c] = v_set_f32(0.0f);
-            for (; i < end; i += LANES) {
-                if (team && first == 0) FN(fetch_ahead)(x + i, form);
-                UNROLL for (size_t c = 0; c < FN(NARROW_CHAINS); c++) {
-                    v_f32 d = V_LOAD(x + i + c * V_F32);
-                    s[c] += d;
-                    q[c] = v_fma_f32(d, d, q[c]);
-                }
-                if (team) FN(weave)(team, i, unit, form);
+            UNROLL for (size_t c = 0; c < FN(NARROW_CHAINS); c++) s[0][c] = s[1][c] = q[0][c] = q[1][c] =
+                v_set_f32(0.0f);
+            for (; i + LANES < end; i += 2 * LANES) {
+                FN(add_narrow)(x, i, first, s[0], q[0], team, form);
+                FN(add_narrow)(x, i + LANES, first, s[1], q[1], team, form);
             }
+            for (; i < end; i += LANES) FN(add_narrow)(x, i, first, s[0], q[0], team, form);
             UNROLL for (size_t c = 0; c < FN(NARROW_CHAINS); c++) {
                 size_t at = (first + c) * (V_F32 / V_F64);
-                FN(widen_lanes)(s[c], lanes->sum + at);
-                FN(widen_lanes)(q[c], lanes->square + at);
+                FN(widen_lanes)(s[0][c] + s[1][c], lanes->sum + at);
+                FN(widen_lanes)(q[0][c] + q[1][c], lanes->square + at);
             }
         }
     }
-    if (whole < n) FN(add_run)(x + whole, n - whole, 0, 0.0, lanes, NULL, form);
+    if (whole < n) FN(add_rest)(x + whole, n - whole, lanes);
 }
 #endif
 
@@ -169,8 +192,6 @@ static ALWAYS_INLINE FN(sums) FN(add_runs)(const void *const *runs, size_t run_c
     return (FN(sums)){FN(sum_lanes)(lanes.sum, NULL),
                       FN(sum_lanes)(lanes.square, IS_FLOAT64 ? lanes.lost : NULL)};
 }
-
-static const FN(form) FN(no_form) = {1, 0, 0, 0};
 
 static FN(sums) FN(add_runs_again)(const void *const *runs, size_t run_count, size_t n, double shift) {
     return FN(add_runs)(runs, run_count, n, 1, shift, 0, NULL, FN(no_form));

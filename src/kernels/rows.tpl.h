@@ -20,6 +20,7 @@ typedef struct {
     double eps;
     int centred;
     double count, inverse_count; /* of a row's elements */
+    wn_addends *adds;
 } FN(rows);
 
 static inline const void *FN(row_x)(const FN(rows) * rows, size_t r) {
@@ -30,15 +31,36 @@ static inline void *FN(row_y)(const FN(rows) * rows, size_t r) {
     return rows->y + (ptrdiff_t)r * rows->y_stride;
 }
 
+/* Writes row r, if that is not done, or leaves it to the team to write it but for what does not fill the
+ * lanes. Returns whether it is left. */
+static inline int FN(write_row)(const FN(rows) * rows, size_t r, FN(team) * team) {
+    wn_addends *adds = rows->adds;
+    if (!adds || r < adds->done) return 0;
+    const T *a = (const void *)((const char *)adds->augend + (ptrdiff_t)r * rows->x_stride);
+    const T *b = (const void *)((const char *)adds->addend + (ptrdiff_t)r * rows->x_stride);
+    T *sum = (void *)((uintptr_t)FN(row_x)(rows, r));
+    size_t left = team ? rows->n / LANES * LANES : 0;
+    FN(add)(a + left, b + left, sum + left, rows->n - left);
+    if (team) team->augend = a, team->addend = b, team->sum = sum;
+    adds->done = r + 1;
+    return team != NULL;
+}
+
+static WN_NOINLINE void FN(sum_row)(const FN(rows) * rows, size_t r, FN(sums) * sums) {
+    const void *x = FN(row_x)(rows, r);
+    *sums = FN(first_sums)(&x, 1, rows->n, rows->centred, 0);
+}
+
 /* The sums of rows [r, r + count), as far as there are any. A team goes through the apply step meanwhile. */
 static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t count, FN(sums) * sums,
                                        FN(team) * team, FN(form) form) {
     for (size_t k = 0; k < count && r + k < rows->row_count; k++) {
         const void *x = FN(row_x)(rows, r + k);
-        if (team)
+        int is_left = FN(write_row)(rows, r + k, form.adds ? team : NULL);
+        if (team && (!form.adds || is_left))
             sums[k] = FN(add_runs)(&x, 1, rows->n, 0, 0.0, IS_16BIT, team, form);
         else
-            sums[k] = FN(first_sums)(&x, 1, rows->n, rows->centred, 0);
+            FN(sum_row)(rows, r + k, &sums[k]);
     }
 }
 
@@ -94,11 +116,22 @@ static WN_NOINLINE void FN(apply_singly)(const FN(rows) * rows, size_t r, size_t
 }
 
 static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride, size_t row_count,
-                           size_t n, const wn_affine *affine, ptrdiff_t affine_step, double eps,
-                           int centred) {
+                           size_t n, const wn_affine *affine, ptrdiff_t affine_step, double eps, int centred,
+                           wn_addends *adds) {
     FN(rows)
-    rows = {x, y,      x_stride, y_stride, affine_step, row_count,
-            n, affine, eps,      centred,  (double)n,   1.0 / (double)n};
+    rows = {.x = x,
+            .y = y,
+            .x_stride = x_stride,
+            .y_stride = y_stride,
+            .affine_step = affine_step,
+            .row_count = row_count,
+            .n = n,
+            .affine = affine,
+            .eps = eps,
+            .centred = centred,
+            .count = (double)n,
+            .inverse_count = 1.0 / (double)n,
+            .adds = adds};
     FN(sums) sums[FN(MOST_ROWS)] = {{0.0, 0.0}};
     wn_norm norms[FN(MOST_ROWS)], next[FN(MOST_ROWS)];
     int is_plain = !affine->activation && !(IS_16BIT && affine->to_compute);
@@ -106,12 +139,12 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
         affine->stream && (uintptr_t)y % sizeof(T) == 0 && (uintptr_t)y_stride % (V_N * sizeof(T)) == 0;
     int vary = affine->advance && (affine->weight || affine->bias);
     int is_shared = !vary || (affine->weight && affine_step == 0); /* a bias alone is rare */
-    int in_teams = WEAVES && is_plain && is_shared && (stream || !affine->stream);
-    int is_long = vary && n >= FN(LONG_ROW);
+    int in_teams = WEAVES && (vary || !adds) && is_plain && is_shared && (stream || !affine->stream);
+    int is_long = vary && n >= FN(LONG_ROW) && !adds;
     size_t team = 1;
     if (in_teams && is_long)
         team = stream ? 4 : 2;
-    else if (in_teams && (stream || (vary && n <= FN(MEDIUM_ROW))))
+    else if (in_teams && !(adds && vary) && (stream || (vary && n <= FN(MEDIUM_ROW))))
         team = FN(SHORT_TEAM);
     size_t lag = WEAVES && n > FN(MEDIUM_ROW) ? team : 2 * team;
 
@@ -124,29 +157,39 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
         if (good < team || !in_teams) {
             FN(apply_singly)(&rows, row, good, norms);
             FN(sum_rows)(&rows, later, team, sums, NULL, FN(no_form));
+        } else if (adds) { /* past the cache in 16 bits: not worth the size of its code */
+            int past = stream && !IS_16BIT;
+            if (affine->bias && past)
+                NORM_TEAM(1, 1, 1, 1, 1);
+            else if (affine->bias)
+                NORM_TEAM(1, 1, 1, 0, 1);
+            else if (past)
+                NORM_TEAM(1, 1, 0, 1, 1);
+            else
+                NORM_TEAM(1, 1, 0, 0, 1);
         } else if (!vary) {
             if (stream)
-                NORM_TEAM(FN(SHORT_TEAM), 0, 1, 1);
+                NORM_TEAM(FN(SHORT_TEAM), 0, 1, 1, 0);
             else
-                NORM_TEAM(1, 0, 1, 0);
+                NORM_TEAM(1, 0, 1, 0, 0);
         } else if (affine->bias) {
             if (team == 4)
-                NORM_TEAM(4, 1, 1, 1);
+                NORM_TEAM(4, 1, 1, 1, 0);
             else if (stream)
-                NORM_TEAM(FN(SHORT_TEAM), 1, 1, 1);
+                NORM_TEAM(FN(SHORT_TEAM), 1, 1, 1, 0);
             else if (team == 2)
-                NORM_TEAM(2, 1, 1, 0);
+                NORM_TEAM(2, 1, 1, 0, 0);
             else
-                NORM_TEAM(1, 1, 1, 0);
+                NORM_TEAM(1, 1, 1, 0, 0);
         } else {
             if (team == 4)
-                NORM_TEAM(4, 1, 0, 1);
+                NORM_TEAM(4, 1, 0, 1, 0);
             else if (stream)
-                NORM_TEAM(FN(SHORT_TEAM), 1, 0, 1);
+                NORM_TEAM(FN(SHORT_TEAM), 1, 0, 1, 0);
             else if (team == 2)
-                NORM_TEAM(2, 1, 0, 0);
+                NORM_TEAM(2, 1, 0, 0, 0);
             else
-                NORM_TEAM(1, 1, 0, 0);
+                NORM_TEAM(1, 1, 0, 0, 0);
         }
 #undef NORM_TEAM
         if (good < team || row + team >= row_count) return row + good;

@@ -150,7 +150,7 @@ static void try_norm_run(wn_dtype dtype, const row_call *call) {
         ptrdiff_t y_stride = (ptrdiff_t)ratio * (call->stride ? call->stride : (ptrdiff_t)bytes);
         if (t.place == IN_PLACE && call->stride && ratio == 1) x = y = writable(x);
         size_t done = t.kernels->norm_run(x, call->stride, y, y_stride, call->rows, n, &affine,
-                                          call->affine_step, 1e-5, call->centred);
+                                          call->affine_step, 1e-5, call->centred, NULL);
         t.kernels->stream_end();
         for (r = 0; r < call->rows; r++, y += y_stride) {
             const void *row = rows + (ptrdiff_t)r * call->stride;

@@ -1,0 +1,102 @@
+"""Cost as the work grows: layer norm by number of rows and by width, a table and a plot, and whether there are cliffs.
+
+Usage: python bench/scaling.py [--plot FILE] [--threads N] [--strict]
+
+A cliff is a shape that takes more than 1.5 times as long per element as its smaller neighbour: shapes grow by a
+square root of two. (That the smaller one takes longer per element, because of what each call and each row cost, is
+no cliff.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+import welnorm as wn
+from welnorm import bench
+
+WIDTH, ROWS = 768, 64
+MOST_ROWS, MOST_WIDTH = 100_000, 1_000_000
+STEP = 2**0.5
+CLIFF = 1.5
+PLAN = bench.Plan(budget=0.25, min_rounds=8)
+
+
+def grow(first: int, last: int) -> list[int]:
+    """From first to last, each about a square root of two times the one before."""
+    sizes = [first]
+    while sizes[-1] < last:
+        sizes.append(min(last, max(sizes[-1] + 1, round(sizes[-1] * STEP))))
+    return sizes
+
+
+def make_call(shape: tuple[int, int]) -> Callable[[], object]:
+    x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    weight, bias, out = np.ones(shape[1], np.float32), np.zeros(shape[1], np.float32), wn.aligned_empty(shape)
+    return lambda: wn.layer_norm(x, weight, bias, out=out)
+
+
+def seconds_per_element(shape: tuple[int, int], neighbour: tuple[int, int] | None) -> tuple[float, float]:
+    """Of the shape; and how many times as much it is as of its neighbour, both measured in turn."""
+    shapes = {"own": shape} | ({"neighbour": neighbour} if neighbour else {})
+    timings = bench.measure(
+        {name: bench.Contender(name, make_call(of)) for name, of in shapes.items()}, PLAN
+    )
+    own, *other = (timings[name].best / (of[0] * of[1]) for name, of in shapes.items())
+    return own, own / other[0] if other else 1.0
+
+
+def measure(what: str, shapes: list[tuple[int, int]]) -> list[tuple[int, float, float]]:
+    """Size, seconds per element and ratio to the neighbour before, for every shape; printed as they come."""
+    print(f"\n{what:>10}{'ns/element':>14}{'neighbour':>12}")
+    rows, before = [], None
+    for shape in shapes:
+        cost, ratio = seconds_per_element(shape, before)
+        size = shape[0] if what == "rows" else shape[1]
+        print(f"{size:>10}{cost * 1e9:>14.4f}{ratio:>11.2f}x{'  cliff' if ratio > CLIFF else ''}", flush=True)
+        rows.append((size, cost, ratio))
+        before = shape
+    return rows
+
+
+def plot(file: str, by_rows: list[tuple[int, float, float]], by_width: list[tuple[int, float, float]]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
+    texts = (f"rows of {WIDTH} elements", f"width of {ROWS} rows")
+    for axis, rows, text in zip(axes, (by_rows, by_width), texts, strict=True):
+        axis.loglog([size for size, *_ in rows], [cost * 1e9 for _, cost, _ in rows], marker=".")
+        axis.set_xlabel(text)
+        axis.grid(visible=True, which="both", alpha=0.3)
+    axes[0].set_ylabel("ns per element")
+    figure.suptitle("layer_norm, float32, out=")
+    figure.savefig(file)
+
+
+def main() -> int:
+    """Measure, print, plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plot", metavar="FILE", help="where to draw it (needs matplotlib): .svg, .png")
+    parser.add_argument("--threads", type=int, default=2, help="threads (default: 2)")
+    parser.add_argument("--strict", action="store_true", help="exit with status 1 if there is a cliff")
+    arguments = parser.parse_args()
+    with wn.num_threads(arguments.threads):
+        by_rows = measure("rows", [(rows, WIDTH) for rows in grow(1, MOST_ROWS)])
+        by_width = measure("width", [(ROWS, width) for width in grow(8, MOST_WIDTH)])
+    if arguments.plot:
+        plot(arguments.plot, by_rows, by_width)
+    worst = max(ratio for *_, ratio in by_rows + by_width)
+    print(f"\nat worst {worst:.2f} times the cost per element of the neighbour before (a cliff: {CLIFF})")
+    for key, value in bench.machine_info(arguments.threads).items():
+        print(f"{key:<10}{value}")
+    return 1 if arguments.strict and worst > CLIFF else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
