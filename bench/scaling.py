@@ -1,10 +1,10 @@
-"""Cost as the work grows: layer norm by number of rows and by width, a table and a plot, and whether there are cliffs.
+"""Cost as the work grows: layer norm by rows and by width, as a table and a plot; are there cliffs?
 
 Usage: python bench/scaling.py [--plot FILE] [--threads N] [--strict]
 
-A cliff is a shape that takes more than 1.5 times as long per element as its smaller neighbour: shapes grow by a
-square root of two. (That the smaller one takes longer per element, because of what each call and each row cost, is
-no cliff.)
+A cliff is a shape that takes more than 1.5 times as long per element as its smaller neighbour: shapes grow by
+a square root of two. (That the smaller one takes longer per element, because of what each call and each row
+cost, is no cliff.)
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
-
 import welnorm as wn
 from welnorm import bench
 
@@ -42,9 +41,7 @@ def make_call(shape: tuple[int, int]) -> Callable[[], object]:
 def seconds_per_element(shape: tuple[int, int], neighbour: tuple[int, int] | None) -> tuple[float, float]:
     """Of the shape; and how many times as much it is as of its neighbour, both measured in turn."""
     shapes = {"own": shape} | ({"neighbour": neighbour} if neighbour else {})
-    timings = bench.measure(
-        {name: bench.Contender(name, make_call(of)) for name, of in shapes.items()}, PLAN
-    )
+    timings = bench.measure({name: bench.Contender(name, make_call(of)) for name, of in shapes.items()}, PLAN)
     own, *other = (timings[name].best / (of[0] * of[1]) for name, of in shapes.items())
     return own, own / other[0] if other else 1.0
 
@@ -62,7 +59,9 @@ def measure(what: str, shapes: list[tuple[int, int]]) -> list[tuple[int, float, 
     return rows
 
 
-def plot(file: str, by_rows: list[tuple[int, float, float]], by_width: list[tuple[int, float, float]]) -> None:
+def plot(
+    file: str, by_rows: list[tuple[int, float, float]], by_width: list[tuple[int, float, float]]
+) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -20,6 +20,7 @@ from functools import partial
 
 import welnorm as wn
 from welnorm import bench
+from welnorm.bench import counters
 from welnorm.bench.report import format_ratio, format_time
 
 
@@ -295,6 +296,24 @@ def show_rivals(runs: dict[str, list[dict[str, float]]]) -> None:
             print(f"geometric mean against {what}, {len(values)} cases: {format_ratio(mean)} (>= {least}x)")
 
 
+def show_counts(cases: Sequence[str]) -> None:
+    """Print instructions and cycles an element on one thread, where the machine counts them."""
+    print()
+    for case in cases:
+        made = prepare(case, "welnorm-out", 1)
+        if isinstance(made, bench.Missing):
+            continue
+        with wn.num_threads(1):
+            made.call()
+            counted = counters.count(made.call)
+        if counted is None:
+            print("instructions and cycles: this machine counts none")
+            return
+        elements = math.prod(bench.Case.parse(case).shape)
+        figures = ", ".join(f"{number / elements:.2f} {name}" for name, number in counted.items())
+        print(f"{case}: {figures} an element")
+
+
 def main() -> int:
     """Measure, print, and say whether all targets are met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -354,6 +373,7 @@ def main() -> int:
         print(f"{row} {target.show(figure):>8}  {target.target:<17} {word:<5} {spread}")
     if arguments.rivals:
         show_rivals(runs)
+        show_counts(list(runs))
     print("\nin brackets: the least that will do; met says minimum where only that is reached")
     print(f"median of {arguments.repeats} runs, contenders taken in turn, {threads} threads")
     for key, value in machine.items():

@@ -267,7 +267,7 @@ cdef inline bint is_running(object buffer, int typenum, cnp.npy_intp channels, b
 def norm_channels(object x, object running_mean, object running_var, object weight, object bias,
                   object training, object momentum, object axis, object eps, object mask,
                   object activation, object out, object dtype, Py_ssize_t groups):
-    """The ordinary call of batch norm (groups is 0), instance norm (-1) and group norm; None for any other."""
+    """The ordinary call of batch norm (groups is 0), instance (-1) and group norm; None for any other."""
     cdef wn_channels call
     cdef wn_status status
     cdef int ndim, typenum, parameter_typenum

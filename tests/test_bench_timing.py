@@ -1,11 +1,13 @@
 """Fair timing: turns, pauses, long enough batches; on a fake clock."""
 
+import fcntl
 import gc
+import os
 from contextlib import contextmanager
 
 import pytest
 from welnorm import bench
-from welnorm.bench import timing
+from welnorm.bench import counters, timing
 
 
 class FakeTime:
@@ -116,3 +118,40 @@ def test_garbage_collection_is_left_as_it_was():
 def test_best_and_median():
     one = timing.Timing((3.0, 1.0, 2.0, 10.0), 1)
     assert (one.best, one.median) == (1.0, 2.5)
+
+
+# Counters
+
+
+class FakeCounters:
+    """Stands in for the system: `missing` counters cannot be opened; a call counts what it likes."""
+
+    def __init__(self, monkeypatch, missing=()):
+        self.values, self.closed, self.missing = {}, [], missing
+        monkeypatch.setattr(counters, "_open", self.open)
+        monkeypatch.setattr(fcntl, "ioctl", lambda file, request, zero: None)
+        monkeypatch.setattr(os, "read", lambda file, size: self.values[file].to_bytes(size, "little"))
+        monkeypatch.setattr(os, "close", self.closed.append)
+
+    def open(self, kind, number):
+        file = 1000 + number
+        self.values[file] = 0
+        return None if number in self.missing else file
+
+
+def test_counts_are_of_the_call(monkeypatch):
+    fake = FakeCounters(monkeypatch)
+    counted = counters.count(lambda: fake.values.update({1001: 700, 1000: 400}))
+    assert counted == {"instructions": 700, "cycles": 400}
+    assert sorted(fake.closed) == [1000, 1001]
+
+
+def test_no_count_where_one_is_missing(monkeypatch):
+    fake = FakeCounters(monkeypatch, missing=(0,))
+    assert counters.count(lambda: 1 / 0) is None
+    assert fake.closed == [1001]
+
+
+def test_counters_of_this_machine_count_or_say_nothing():
+    counted = counters.count(lambda: sum(range(1000)))
+    assert counted is None or 0 < counted["cycles"] < 10**9
