@@ -260,7 +260,7 @@ def measure(
 
 
 #: Rivals that are given an output are compared with `welnorm-out`, the others with `welnorm`.
-GIVEN_AN_OUTPUT = ("numba",)
+GIVEN_AN_OUTPUT = ("numba", "openvino")
 RIVALS = ("torch", "onnxruntime", "openvino", "jax", "numba", "numpy")
 
 
@@ -371,7 +371,7 @@ def main() -> int:
         word = "yes" if met else "minimum" if target.is_enough(figure) else "NO"
         spread = f"{target.show(min(figures[target]))} to {target.show(max(figures[target]))}"
         print(f"{row} {target.show(figure):>8}  {target.target:<17} {word:<5} {spread}")
-    if arguments.rivals:
+    if runs:
         show_rivals(runs)
         show_counts(list(runs))
     print("\nin brackets: the least that will do; met says minimum where only that is reached")

@@ -150,7 +150,7 @@ cdef object new_array(int ndim, cnp.npy_intp *shape, int typenum, size_t bytes):
 
 
 def output_cache(bint clear=False):
-    """Bytes held for outputs to come, after all is freed if so asked; and at most how many."""
+    """Bytes held for outputs to come, and freed now if so asked; and at most how many."""
     cdef size_t most, held = wn_output_cache(clear, &most)
     return held, most
 
@@ -361,7 +361,6 @@ def run(str pattern not None, int outer, int reduced, int inner, int group, cnp.
     problem.inner = wn_axes_of(axis + outer + reduced, inner)
     problem.group = group
     problem.centred = centred
-    problem.precise = state is not None
     problem.x = cnp.PyArray_DATA(x)
     problem.y = data_of(out)
     problem.weight = data_of(weight)

@@ -62,7 +62,8 @@ static size_t bound(void) {
     if (pages > 0 && page > 0) cache.bound = (size_t)pages / 16 * (size_t)page;
 #endif
     if (cache.bound > (size_t)1 << 30) cache.bound = (size_t)1 << 30;
-    if (given && end != given && *end == 0) cache.bound = mb < SIZE_MAX >> 20 ? (size_t)mb << 20 : SIZE_MAX;
+    if (given && *given >= '0' && *given <= '9' && *end == 0)
+        cache.bound = mb < SIZE_MAX >> 20 ? (size_t)mb << 20 : SIZE_MAX;
     cache.is_bound_known = 1;
     return cache.bound;
 }
@@ -108,9 +109,9 @@ size_t wn_output_cache(int clear, size_t *most) {
     size_t bytes = 0;
     *most = 0;
     if (!enter()) return 0;
-    while (clear && cache.count) free((char *)remove_kept(0) - WN_LINE);
     *most = bound();
     bytes = cache.bytes;
+    while (clear && cache.count) free((char *)remove_kept(0) - WN_LINE);
     leave();
     return bytes;
 }

@@ -59,7 +59,6 @@ wn_status wn_norm_channels(const wn_channels *c) {
     wn_problem p = {.x_dtype = c->dtype,
                     .y_dtype = c->dtype,
                     .centred = 1,
-                    .precise = c->training,
                     .x = c->x,
                     .y = c->y,
                     .weight = c->weight,

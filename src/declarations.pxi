@@ -51,7 +51,7 @@ cdef extern from "welnorm.h" nogil:
         wn_dtype x_dtype, y_dtype
         wn_axes outer, reduced, inner
         int64_t group
-        int centred, precise
+        int centred
         const void *x
         void *y
         const void *weight

@@ -60,7 +60,7 @@ static bool finish(given_call *call, size_t count) {
     for (size_t i = 0; i < count; i++) {
         const wn_state state = {.count = 1.0, .mean = p->given_mean[i], .m2 = p->given_var[i]};
         wn_norm norm = wn_finish(&state, p->eps);
-        if (wn_is_wide(job, &norm, state.m2, p->eps)) return false;
+        if (fabs(state.mean) > WN_FAR_MEAN || wn_is_wide(job, &norm, state.m2, p->eps)) return false;
         if (p->pattern == WN_RUN)
             call->norms[i] = norm;
         else
@@ -77,7 +77,7 @@ bool wn_apply_given(const wn_job *job, int threads) {
     const wn_problem *p = job->problem;
     bool in_cols = p->pattern == WN_COLS;
     size_t count = (size_t)(in_cols ? p->inner.count : p->outer.count);
-    if (!job->direct_x || !job->direct_y || p->mask) return false;
+    if (!job->direct_x || !job->direct_y || p->mask || p->group != 1) return false;
     if (in_cols && (p->outer.count != 1 || !job->inner_affine || job->rows_affine)) return false;
     size_t bytes = in_cols ? 5 * job->compute_size : sizeof(wn_norm);
     char *memory = malloc(count * bytes);

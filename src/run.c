@@ -98,8 +98,7 @@ static void scaled_part_moments(const wn_job *job, size_t unit, size_t part, dou
             job->kernels->exact_run(scratch->runs, runs, n, &of_block);
             wn_merge_exact(state, &of_block);
         } else {
-            job->kernels->moments_run(scratch->runs, runs, n, job->problem->centred, job->problem->precise,
-                                      &of_block);
+            job->kernels->moments_run(scratch->runs, runs, n, job->problem->centred, &of_block);
             wn_merge(state, &of_block);
         }
     }

@@ -13,7 +13,7 @@ enum {
     WN_BLOCK = 4096,     /* elements of a block in the pattern run: at most 32 KiB, within L1 */
     WN_BLOCK_RUNS = 128, /* and at most so many runs */
     WN_ROWS = 128,       /* rows of a block in the pattern cols */
-    WN_STRIP = 512       /* columns that one cols kernel call may take */
+    WN_STRIP = 512       /* columns whose statistics one kernel call may take */
 };
 
 /* count, mean and M2 (sum of squared deviations). The mean is the sum mean + mean_lo, for float64 data
@@ -156,6 +156,10 @@ static inline void wn_merge_exact(wn_state *a, const wn_state *b) {
     m2 = wn_pair_add(wn_pair_add(m2, (wn_pair){b->m2, b->m2_lo}), between);
     *a = (wn_state){count, mean.high, mean.low, m2.high, m2.low};
 }
+
+/* A given mean beyond it is for data scaled by a quarter: x - mean could leave the range of float64 where y
+ * does not. */
+#define WN_FAR_MEAN 0x1p960
 
 static inline wn_norm wn_finish(const wn_state *state, double eps) {
     double var = state->m2 / state->count;

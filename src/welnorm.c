@@ -88,8 +88,7 @@ static wn_unit_state given_state(const wn_call *call, int thread, size_t unit) {
     *state.count = 1.0;
     for (size_t c = 0; c < count; c++) {
         double mean = p->given_mean[first + c];
-        double scale =
-            fabs(mean) > 0x1p960 ? 0.25 : 1.0; /* or x - mean could leave the range where y does not */
+        double scale = fabs(mean) > WN_FAR_MEAN ? 0.25 : 1.0;
         wn_put_state(&state.states, c,
                      &(wn_state){.mean = mean * scale, .m2 = p->given_var[first + c] * scale * scale});
         state.scale[c] = scale;
@@ -184,8 +183,8 @@ static void apply_body(void *context, int thread, int thread_count) {
  * call and needs no memory. */
 static bool is_rows(const wn_job *job) {
     const wn_problem *p = job->problem;
-    return p->pattern == WN_RUN && p->y && !p->given_mean && !p->states.mean && !p->precise && !p->mask &&
-           !p->scale && p->reduced.count == 1 && p->inner.count <= WN_BLOCK && job->direct_x && job->direct_y;
+    return p->pattern == WN_RUN && p->y && !p->given_mean && !p->states.mean && !p->mask && !p->scale &&
+           p->reduced.count == 1 && p->inner.count <= WN_BLOCK && job->direct_x && job->direct_y;
 }
 
 static void rows_body(void *context, int thread, int thread_count) {

@@ -43,7 +43,6 @@ typedef struct {
     wn_axes outer, reduced, inner;
     int64_t group; /* columns that share a statistic; 1 if each has its own, and in `run` */
     int centred;   /* if not, the mean counts as 0: RMS norm */
-    int precise;   /* statistics of 16-bit elements are to be as good as those of float32 */
     const void *x;
     void *y;                   /* NULL: statistics only */
     const void *weight, *bias; /* of the compute type of x_dtype; may be NULL */

@@ -122,7 +122,9 @@ print(wn.clear_output_cache() >> 20)
 """
 
 
-@pytest.mark.parametrize(("setting", "held"), [("0", 0), ("9", 8), ("100", 20), ("nonsense", 20), (None, 20)])
+@pytest.mark.parametrize(
+    ("setting", "held"), [("0", 0), ("9", 8), ("100", 20), ("nonsense", 20), ("-1", 20), (None, 20)]
+)
 def test_the_bound(setting, held):
     environment = {key: value for key, value in os.environ.items() if key != "WELNORM_OUTPUT_CACHE_MB"}
     if setting is not None:

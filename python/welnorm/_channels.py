@@ -287,7 +287,7 @@ def group_norm(
             [-1.  , -1.  ],
             [ 1.  ,  1.  ]]])
     """
-    if type(num_groups) is int and num_groups > 0:
+    if type(num_groups) is int and 0 < num_groups < 2**31:
         y = norm_channels(
             x, None, None, weight, bias, False, 0.0, axis, eps, mask, activation, out, dtype, num_groups
         )

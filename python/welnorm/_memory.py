@@ -78,7 +78,7 @@ def clear_output_cache() -> int:
     Returns
     -------
     int
-        How many bytes were held.
+        How many bytes that were.
 
     Examples
     --------
@@ -91,9 +91,8 @@ def clear_output_cache() -> int:
     """
     if extension is None:
         return 0
-    held: int = extension.output_cache()[0]
-    extension.output_cache(clear=True)
-    return held
+    freed: int = extension.output_cache(clear=True)[0]
+    return freed
 
 
 def to_blocked(x: ArrayLike, block: int = 16) -> Array:

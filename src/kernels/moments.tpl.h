@@ -96,61 +96,6 @@ static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double 
     }
 }
 
-#if IS_16BIT
-/* The same in sums of at most NARROW float32 values a lane before they go to float64: 16-bit elements and
- * their squares are exact there, and sums of a few nearly so. Two such sums add up every other element of a
- * lane: no element is in more than four additions. */
-enum { FN(NARROW) = 8, FN(NARROW_VECTORS) = LANES / V_F32, FN(NARROW_CHAINS) = 2 };
-
-static ALWAYS_INLINE void FN(widen_lanes)(v_f32 narrow, v_f64 *wide) {
-    float lane[V_F32];
-    v_store_f32(lane, narrow);
-    UNROLL for (size_t h = 0; h < V_F32 / V_F64; h++) wide[h] += v_wide_f32(lane + h * V_F64);
-}
-
-static WN_NOINLINE void FN(add_rest)(const T *x, size_t n, FN(lanes) * lanes) {
-    FN(add_run)(x, n, 0, 0.0, lanes, NULL, FN(no_form));
-}
-
-/* One vector of each chain, from element i on. */
-static ALWAYS_INLINE void FN(add_narrow)(const T *x, size_t i, size_t first, v_f32 *s, v_f32 *q,
-                                         FN(team) * team, FN(form) form) {
-    size_t unit = FN(NARROW_CHAINS) * V_F32;
-    if (team && first == 0 && !form.adds) FN(fetch_ahead)(x + i, form);
-    if (team && form.adds) FN(add_stretch)(team, i, unit, form);
-    UNROLL for (size_t c = 0; c < FN(NARROW_CHAINS); c++) {
-        v_f32 d = V_LOAD(x + i + c * V_F32);
-        s[c] += d;
-        q[c] = v_fma_f32(d, d, q[c]);
-    }
-    if (team) FN(weave)(team, i, unit, form);
-}
-
-static ALWAYS_INLINE void FN(add_run_narrow)(const T *x, size_t n, FN(lanes) * lanes, FN(team) * team,
-                                             FN(form) form) {
-    size_t whole = n / LANES * LANES;
-    for (size_t first = 0; first < FN(NARROW_VECTORS); first += FN(NARROW_CHAINS)) {
-        for (size_t i = first * V_F32; i < whole;) {
-            v_f32 s[2][FN(NARROW_CHAINS)], q[2][FN(NARROW_CHAINS)];
-            size_t end = whole - i < FN(NARROW) * LANES ? whole : i + FN(NARROW) * LANES;
-            UNROLL for (size_t c = 0; c < FN(NARROW_CHAINS); c++) s[0][c] = s[1][c] = q[0][c] = q[1][c] =
-                v_set_f32(0.0f);
-            for (; i + LANES < end; i += 2 * LANES) {
-                FN(add_narrow)(x, i, first, s[0], q[0], team, form);
-                FN(add_narrow)(x, i + LANES, first, s[1], q[1], team, form);
-            }
-            for (; i < end; i += LANES) FN(add_narrow)(x, i, first, s[0], q[0], team, form);
-            UNROLL for (size_t c = 0; c < FN(NARROW_CHAINS); c++) {
-                size_t at = (first + c) * (V_F32 / V_F64);
-                FN(widen_lanes)(s[0][c] + s[1][c], lanes->sum + at);
-                FN(widen_lanes)(q[0][c] + q[1][c], lanes->square + at);
-            }
-        }
-    }
-    if (whole < n) FN(add_rest)(x + whole, n - whole, lanes);
-}
-#endif
-
 /* Adds all lanes, by halves; lost is NULL or takes part as the lanes' low parts do. */
 static ALWAYS_INLINE double FN(sum_lanes)(v_f64 *lanes, v_f64 *lost) {
     for (size_t half = FN(VECTORS) / 2; half > 0; half /= 2) {
@@ -174,27 +119,18 @@ static ALWAYS_INLINE double FN(sum_lanes)(v_f64 *lanes, v_f64 *lost) {
     return high[0] + low[0];
 }
 
-/* The sums of runs; `narrow` as add_run_narrow makes them. */
 static ALWAYS_INLINE FN(sums) FN(add_runs)(const void *const *runs, size_t run_count, size_t n, int shifted,
-                                           double shift, int narrow, FN(team) * team, FN(form) form) {
+                                           double shift, FN(team) * team, FN(form) form) {
     FN(lanes) lanes;
     UNROLL for (size_t i = 0; i < FN(VECTORS); i++) lanes.sum[i] = lanes.square[i] = lanes.lost[i] =
         v_set_f64(0.0);
-    for (size_t r = 0; r < run_count; r++) {
-#if IS_16BIT
-        if (narrow)
-            FN(add_run_narrow)(runs[r], n, &lanes, team, form);
-        else
-#endif
-            FN(add_run)(runs[r], n, shifted, shift, &lanes, team, form);
-    }
-    (void)narrow;
+    for (size_t r = 0; r < run_count; r++) FN(add_run)(runs[r], n, shifted, shift, &lanes, team, form);
     return (FN(sums)){FN(sum_lanes)(lanes.sum, NULL),
                       FN(sum_lanes)(lanes.square, IS_FLOAT64 ? lanes.lost : NULL)};
 }
 
 static FN(sums) FN(add_runs_again)(const void *const *runs, size_t run_count, size_t n, double shift) {
-    return FN(add_runs)(runs, run_count, n, 1, shift, 0, NULL, FN(no_form));
+    return FN(add_runs)(runs, run_count, n, 1, shift, NULL, FN(no_form));
 }
 
 /* The squared distance of shift and mean, times the count: what `square` holds beyond M2. */
@@ -203,13 +139,6 @@ static inline double FN(excess)(FN(sums) s, double inverse_count) { return s.sum
 static inline int FN(is_poor_shift)(FN(sums) s, double inverse_count) {
     double excess = FN(excess)(s, inverse_count);
     return excess > MAX_EXCESS * (s.square - excess);
-}
-
-/* Narrow sums of squares may be off by 2^-23: too much if the mean takes most of them, or if they left
- * float32's range. */
-static inline int FN(is_too_narrow)(FN(sums) s, double inverse_count, int centred) {
-    double excess = centred ? FN(excess)(s, inverse_count) : 0.0;
-    return !(s.square >= 0x1p-90 && s.square <= 0x1p120 && excess <= s.square - excess);
 }
 
 /* The block's first element, or 0 if that is not finite: inf then stays inf in the mean, as np.mean has it.
@@ -235,18 +164,15 @@ static WN_NOINLINE double FN(plain_squares)(const void *const *runs, size_t run_
 
 /* Sums about 0, which are good for most blocks; float64 has no digits to spare for them. */
 static ALWAYS_INLINE FN(sums)
-    FN(first_sums)(const void *const *runs, size_t run_count, size_t n, int centred, int precise) {
+    FN(first_sums)(const void *const *runs, size_t run_count, size_t n, int centred) {
     if (IS_FLOAT64 && centred) return (FN(sums)){0.0, 0.0};
-    return FN(add_runs)(runs, run_count, n, 0, 0.0, IS_16BIT && !precise, NULL, FN(no_form));
+    return FN(add_runs)(runs, run_count, n, 0, 0.0, NULL, FN(no_form));
 }
 
 /* The state of the block that has these first sums. */
 static ALWAYS_INLINE wn_state FN(block_state)(const void *const *runs, size_t run_count, size_t n,
-                                              int centred, int precise, double count, double inverse_count,
-                                              FN(sums) s) {
+                                              int centred, double count, double inverse_count, FN(sums) s) {
     double shift = 0.0;
-    if (IS_16BIT && !precise && FN(is_too_narrow)(s, inverse_count, centred))
-        s = FN(add_runs_again)(runs, run_count, n, 0.0);
     if (!centred) {
         if (IS_FLOAT64 && s.square != s.square) s.square = FN(plain_squares)(runs, run_count, n);
         return (wn_state){.count = count, .m2 = s.square};
@@ -267,9 +193,9 @@ static ALWAYS_INLINE wn_state FN(block_state)(const void *const *runs, size_t ru
     return block;
 }
 
-static void FN(moments_run)(const void *const *runs, size_t run_count, size_t n, int centred, int precise,
+static void FN(moments_run)(const void *const *runs, size_t run_count, size_t n, int centred,
                             wn_state *block) {
     double count = (double)run_count * (double)n;
-    FN(sums) first = FN(first_sums)(runs, run_count, n, centred, precise);
-    *block = FN(block_state)(runs, run_count, n, centred, precise, count, 1.0 / count, first);
+    FN(sums) first = FN(first_sums)(runs, run_count, n, centred);
+    *block = FN(block_state)(runs, run_count, n, centred, count, 1.0 / count, first);
 }

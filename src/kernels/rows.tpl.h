@@ -1,10 +1,11 @@
 /* Many rows of one block each: statistics and apply. Included once per instruction set and dtype by
  * dtype.tpl.h.
  *
- * The sums of later rows are woven into the apply step: the one is bound by arithmetic, the other by loads
- * and stores. (Not so float64, whose sums take two passes.) Long rows go through it in teams, which share the
- * loads of weight and bias: with those a row fills L1. Square roots and divisions have time to arrive while a
- * row between goes through; from MEDIUM_ROW on the rows do without that, to stay in L1. */
+ * Three things go on at a time: rows are summed, those a team before them finished (square roots and
+ * divisions take their time), those `lag` before them applied. The sums are woven into the apply step: the
+ * one is bound by arithmetic, the other by loads and stores. (Not so float64, whose sums take two passes.)
+ * From MEDIUM_ROW on rows are applied as soon as they are finished, to find them in L1; long ones go side by
+ * side in teams, which share the loads of weight and bias: with those alone a row fills L1. */
 
 /* Rows that go side by side if they are not long: two where a vector is a whole line. */
 enum { FN(SHORT_TEAM) = sizeof(V) == 64 ? 2 : 1 };
@@ -48,7 +49,7 @@ static inline int FN(write_row)(const FN(rows) * rows, size_t r, FN(team) * team
 
 static WN_NOINLINE void FN(sum_row)(const FN(rows) * rows, size_t r, FN(sums) * sums) {
     const void *x = FN(row_x)(rows, r);
-    *sums = FN(first_sums)(&x, 1, rows->n, rows->centred, 0);
+    *sums = FN(first_sums)(&x, 1, rows->n, rows->centred);
 }
 
 /* The sums of rows [r, r + count), as far as there are any. A team goes through the apply step meanwhile. */
@@ -58,7 +59,7 @@ static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t c
         const void *x = FN(row_x)(rows, r + k);
         int is_left = FN(write_row)(rows, r + k, form.adds ? team : NULL);
         if (team && (!form.adds || is_left))
-            sums[k] = FN(add_runs)(&x, 1, rows->n, 0, 0.0, IS_16BIT, team, form);
+            sums[k] = FN(add_runs)(&x, 1, rows->n, 0, 0.0, team, form);
         else
             FN(sum_row)(rows, r + k, &sums[k]);
     }
@@ -72,7 +73,7 @@ static ALWAYS_INLINE size_t FN(finish_rows)(const FN(rows) * rows, size_t r, siz
     for (; k < count && r + k < rows->row_count; k++) {
         const void *x = FN(row_x)(rows, r + k);
         wn_state state =
-            FN(block_state)(&x, 1, rows->n, rows->centred, 0, rows->count, rows->inverse_count, sums[k]);
+            FN(block_state)(&x, 1, rows->n, rows->centred, rows->count, rows->inverse_count, sums[k]);
         norms[k] = wn_finish(&state, rows->eps);
         if (IS_WIDE(&norms[k], state.m2, rows->eps)) break;
     }

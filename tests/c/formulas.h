@@ -55,7 +55,6 @@ static plain_state *plain_states(const test_case *c) {
 static void compare_states(const test_case *c, const plain_state *states, const outcome *o) {
     int64_t group = c->s->group;
     long double share = c->v->exact ? 0x1p-46L : c->x_dtype == WN_f64 ? 0x1p-42L : 0x1p-28L;
-    long double share_of_m2 = c->v->exact ? share : is_precise(c) ? 16.0L * share : 0x1p-22L;
     int is_right = 1;
     for (size_t i = 0; i < c->statistics && !c->v->given; i++) {
         const plain_state *s = &states[i - i % (size_t)group];
@@ -64,8 +63,9 @@ static void compare_states(const test_case *c, const plain_state *states, const 
         is_right &= o->states[4][i] == s->count && (c->v->exact || s->count == 0.0 || o->states[3][i] == 0.0);
         if (s->count == 0.0) continue;
         is_right &= fabsl(mean - s->mean) <= share * (fabsl(s->mean) + sqrtl(s->var));
-        is_right &= s->square > (long double)DBL_MAX ? m2 > (long double)DBL_MAX
-                                                     : fabsl(m2 - s->square) <= s->square * share_of_m2;
+        is_right &= s->square > (long double)DBL_MAX
+                        ? m2 > (long double)DBL_MAX
+                        : fabsl(m2 - s->square) <= share * s->square * (c->v->exact ? 1.0L : 16.0L);
     }
     CHECK(is_right);
 }

@@ -253,11 +253,6 @@ static void free_case(test_case *c) {
     free(c->given_mean), free(c->given_var);
 }
 
-/* Each way for some shapes. */
-static int is_precise(const test_case *c) {
-    return c->x_dtype == WN_f32 || c->x_dtype == WN_f64 || c->s->reduced % 2 == 0;
-}
-
 /* x is of c, or a copy; with augend of `from`. */
 static void run(const test_case *c, const char *augend, const char *x, char *y, int statistics, outcome *to) {
     const variant *v = c->v;
@@ -270,7 +265,6 @@ static void run(const test_case *c, const char *augend, const char *x, char *y, 
         .inner = wn_axes_of(&c->inner, 1),
         .group = c->s->group,
         .centred = !v->rms,
-        .precise = is_precise(c),
         .x = x,
         .y = v->exact ? NULL : y,
         .weight = c->weight,

@@ -71,7 +71,7 @@ def _openvino(task: Task) -> Contender:
     inputs = [a.x, a.residual] if case.op in ADDS else [a.x]
 
     def call() -> Any:
-        results = compiled(inputs, share_inputs=True)
+        results = compiled(inputs, share_inputs=True, share_outputs=True)  # into memory of its own
         return (results[0], results[1]) if case.op in ADDS else results[0]
 
     return Contender("openvino", call)
