@@ -4,7 +4,7 @@ Usage: python bench/scaling.py [--plot FILE] [--threads N] [--strict]
 
 A cliff is a shape that takes more than 1.5 times as long per element as its smaller neighbour: shapes grow by
 a square root of two. (That the smaller one takes longer per element, because of what each call and each row
-cost, is no cliff.)
+cost, is no cliff.) Beside it the faster copy of the same arrays, which has the memory's own cliffs.
 """
 
 from __future__ import annotations
@@ -38,23 +38,33 @@ def make_call(shape: tuple[int, int]) -> Callable[[], object]:
     return lambda: wn.layer_norm(x, weight, bias, out=out)
 
 
-def seconds_per_element(shape: tuple[int, int], neighbour: tuple[int, int] | None) -> tuple[float, float]:
-    """Of the shape; and how many times as much it is as of its neighbour, both measured in turn."""
-    shapes = {"own": shape} | ({"neighbour": neighbour} if neighbour else {})
-    timings = bench.measure({name: bench.Contender(name, make_call(of)) for name, of in shapes.items()}, PLAN)
-    own, *other = (timings[name].best / (of[0] * of[1]) for name, of in shapes.items())
-    return own, own / other[0] if other else 1.0
+def cost_per_element(shape: tuple[int, int], neighbour: tuple[int, int] | None) -> tuple[float, float, float]:
+    """Seconds of the shape, of the faster copy of its arrays, and how many times those of its neighbour."""
+    calls = {"own": make_call(shape)} | ({"neighbour": make_call(neighbour)} if neighbour else {})
+    contenders = {name: bench.Contender(name, call) for name, call in calls.items()}
+    copies = bench.make_limits(np.ones(shape, np.float32), wn.get_num_threads(), bench.native_copy())
+    timings = bench.measure(contenders | {copy.name: copy for copy in copies}, PLAN)
+    best = {name: timing.best for name, timing in timings.items()}
+    own, limit = (
+        seconds / (shape[0] * shape[1]) for seconds in (best["own"], min(map(best.get, bench.LIMITS)))
+    )
+    ratio = own / (best["neighbour"] / (neighbour[0] * neighbour[1])) if neighbour else 1.0
+    return own, limit, ratio
 
 
-def measure(what: str, shapes: list[tuple[int, int]]) -> list[tuple[int, float, float]]:
-    """Size, seconds per element and ratio to the neighbour before, for every shape; printed as they come."""
-    print(f"\n{what:>10}{'ns/element':>14}{'neighbour':>12}")
+Costs = list[tuple[int, float, float, float]]
+
+
+def measure(what: str, shapes: list[tuple[int, int]]) -> Costs:
+    """Size, seconds per element, those of a copy, ratio to the neighbour before; printed as they come."""
+    print(f"\n{what:>10}{'ns/element':>14}{'copy':>10}{'neighbour':>12}")
     rows, before = [], None
     for shape in shapes:
-        cost, ratio = seconds_per_element(shape, before)
+        cost, limit, ratio = cost_per_element(shape, before)
         size = shape[0] if what == "rows" else shape[1]
-        print(f"{size:>10}{cost * 1e9:>14.4f}{ratio:>11.2f}x{'  cliff' if ratio > CLIFF else ''}", flush=True)
-        rows.append((size, cost, ratio))
+        cliff = "  cliff" if ratio > CLIFF else ""
+        print(f"{size:>10}{cost * 1e9:>14.4f}{limit * 1e9:>10.4f}{ratio:>11.2f}x{cliff}", flush=True)
+        rows.append((size, cost, limit, ratio))
         before = shape
     return rows
 
@@ -70,10 +80,13 @@ def plot(
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
     texts = (f"rows of {WIDTH} elements", f"width of {ROWS} rows")
     for axis, rows, text in zip(axes, (by_rows, by_width), texts, strict=True):
-        axis.loglog([size for size, *_ in rows], [cost * 1e9 for _, cost, _ in rows], marker=".")
+        sizes = [size for size, *_ in rows]
+        axis.loglog(sizes, [cost * 1e9 for _, cost, _, _ in rows], marker=".", label="layer_norm")
+        axis.loglog(sizes, [limit * 1e9 for _, _, limit, _ in rows], color="gray", label="the faster copy")
         axis.set_xlabel(text)
         axis.grid(visible=True, which="both", alpha=0.3)
     axes[0].set_ylabel("ns per element")
+    axes[0].legend()
     figure.suptitle("layer_norm, float32, out=")
     figure.savefig(file)
 
