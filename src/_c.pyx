@@ -118,10 +118,10 @@ cdef bint is_ordinary(object x, object weight, object bias, object axis, object 
     return True
 
 
-cdef inline bint is_output(object out, object x, const rows_call *call):
+cdef inline bint is_output(object out, object x):
     """An array that x's results can go to: like x, and writable."""
     return (
-        is_plain(out, call.typenum)
+        is_plain(out, cnp.PyArray_TYPE(<cnp.ndarray>x))
         and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
         and cnp.PyArray_SAMESHAPE(<cnp.ndarray>out, <cnp.ndarray>x)
     )
@@ -161,9 +161,9 @@ def empty(cnp.ndarray like not None, object dtype not None):
     return new_array(cnp.PyArray_NDIM(like), cnp.PyArray_DIMS(like), (<cnp.dtype>dtype).num, bytes)
 
 
-cdef inline object new_like(object x, const rows_call *call):
+cdef inline object new_like(object x):
     cdef size_t bytes = cnp.PyArray_NBYTES(<cnp.ndarray>x)
-    return new_array(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), call.typenum, bytes)
+    return new_array(cnp.PyArray_NDIM(x), cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), bytes)
 
 
 cdef inline bint is_apart(object a, object b):
@@ -182,6 +182,12 @@ cdef inline wn_status norm_rows_of(const rows_call *c, const void *augend, const
                         <wn_activation>c.activation)
 
 
+cdef inline int check(wn_status status) except -1:
+    if status != WN_OK:
+        raise MemoryError("welnorm: no memory for the scratch of a call")
+    return 0
+
+
 cdef int run_rows(const rows_call *call, const void *augend, const void *addend, const void *x, void *y,
                   size_t bytes) except -1:
     cdef wn_status status
@@ -190,9 +196,7 @@ cdef int run_rows(const rows_call *call, const void *augend, const void *addend,
     else:
         with nogil:
             status = norm_rows_of(call, augend, addend, x, y)
-    if status != WN_OK:
-        raise MemoryError("welnorm: no memory for the scratch of a call")
-    return 0
+    return check(status)
 
 
 cdef dict activations = {}
@@ -204,6 +208,13 @@ def set_activations(tuple names not None):
     activations = {name: index for index, name in enumerate(names)}
 
 
+cdef inline int index_of(object activation):
+    """The activation's number, or -1 if there is no such name."""
+    if activation is None:
+        return WN_NO_ACTIVATION
+    return activations[activation] if type(activation) is str and activation in activations else -1
+
+
 def norm_rows(object x, object weight, object bias, object axis, object eps, object activation, object out,
               object dtype, bint centred):
     """The ordinary call: contiguous arrays, x and out of one dtype, the last axis. None for any other."""
@@ -211,14 +222,12 @@ def norm_rows(object x, object weight, object bias, object axis, object eps, obj
     weight, bias = widened(weight), widened(bias)
     if not is_ordinary(x, weight, bias, axis, eps, dtype, &call):
         return None
-    call.centred, call.activation = centred, 0
-    if activation is not None:
-        if type(activation) is not str or activation not in activations:
-            return None
-        call.activation = activations[activation]
+    call.centred, call.activation = centred, index_of(activation)
+    if call.activation < 0:
+        return None
     if out is None:
-        out = new_like(x, &call)
-    elif not (is_output(out, x, &call) and (out is x or is_apart(out, x))
+        out = new_like(x)
+    elif not (is_output(out, x) and (out is x or is_apart(out, x))
               and is_apart(out, weight) and is_apart(out, bias)):
         return None
     run_rows(&call, NULL, NULL, cnp.PyArray_DATA(<cnp.ndarray>x), cnp.PyArray_DATA(<cnp.ndarray>out),
@@ -237,7 +246,7 @@ def add_norm_rows(object x, object residual, object weight, object bias, object 
     call.centred, call.activation = centred, 0
     for written in (out, sum_out):
         if written is not None and not (
-            is_output(written, x, &call)
+            is_output(written, x)
             and (written is x or is_apart(written, x))
             and (written is residual or is_apart(written, residual))
             and is_apart(written, weight) and is_apart(written, bias)
@@ -246,9 +255,9 @@ def add_norm_rows(object x, object residual, object weight, object bias, object 
     if not is_apart(out, sum_out):
         return None
     if out is None:
-        out = new_like(x, &call)
+        out = new_like(x)
     if sum_out is None:
-        sum_out = new_like(x, &call)
+        sum_out = new_like(x)
     run_rows(&call, cnp.PyArray_DATA(<cnp.ndarray>x), cnp.PyArray_DATA(<cnp.ndarray>residual),
              cnp.PyArray_DATA(<cnp.ndarray>sum_out), cnp.PyArray_DATA(<cnp.ndarray>out),
              cnp.PyArray_NBYTES(<cnp.ndarray>x))
@@ -270,7 +279,7 @@ def norm_channels(object x, object running_mean, object running_var, object weig
     """The ordinary call of batch norm (groups is 0), instance (-1) and group norm; None for any other."""
     cdef wn_channels call
     cdef wn_status status
-    cdef int ndim, typenum, parameter_typenum
+    cdef int ndim, activation_index, parameter_typenum
     cdef cnp.npy_intp *shape
     cdef size_t size, bytes
     weight, bias = widened(weight), widened(bias)
@@ -304,16 +313,13 @@ def norm_channels(object x, object running_mean, object running_var, object weig
         return None
     if not (bias is None or is_parameter(bias, parameter_typenum, call.channels)):
         return None
-    call.activation = WN_NO_ACTIVATION
-    if activation is not None:
-        if type(activation) is not str or activation not in activations:
-            return None
-        call.activation = <wn_activation><int>activations[activation]
-    typenum = cnp.PyArray_TYPE(x)
+    activation_index = index_of(activation)
+    if activation_index < 0:
+        return None
+    call.activation = <wn_activation>activation_index
     bytes = cnp.PyArray_NBYTES(<cnp.ndarray>x)
     if out is not None and not (
-        is_plain(out, typenum) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out)
-        and cnp.PyArray_SAMESHAPE(<cnp.ndarray>out, <cnp.ndarray>x)
+        is_output(out, x)
         and (out is x or is_apart(out, x)) and is_apart(out, weight) and is_apart(out, bias)
         and is_apart(out, running_mean) and is_apart(out, running_var)
     ):
@@ -322,7 +328,7 @@ def norm_channels(object x, object running_mean, object running_var, object weig
                          and are_apart(running_var, x, weight, bias)):
         return None
     if out is None:
-        out = new_array(ndim, shape, typenum, bytes)
+        out = new_like(x)
     call.x, call.y = cnp.PyArray_DATA(<cnp.ndarray>x), cnp.PyArray_DATA(<cnp.ndarray>out)
     call.weight, call.bias = data_of(weight), data_of(bias)
     call.running_mean, call.running_var = data_of(running_mean), data_of(running_var)
@@ -332,8 +338,7 @@ def norm_channels(object x, object running_mean, object running_var, object weig
     else:
         with nogil:
             status = wn_norm_channels(&call)
-    if status != WN_OK:
-        raise MemoryError("welnorm: no memory for the scratch of a call")
+    check(status)
     return out
 
 
@@ -388,8 +393,7 @@ def run(str pattern not None, int outer, int reduced, int inner, int group, cnp.
         problem.states.m2_lo = <double *>data_of(state[4])
     with nogil:
         status = wn_run(&problem)
-    if status != WN_OK:
-        raise MemoryError("welnorm: no memory for the scratch of a call")
+    check(status)
 
 
 def move_blocked(cnp.ndarray plain not None, cnp.ndarray blocked not None, bint into_blocks):

@@ -4,19 +4,14 @@
 
 #include <stdlib.h>
 
-/* outer (at most 2 axes), reduced and inner. */
-typedef struct {
-    wn_axis axis[4];
-} axes_of;
-
 static wn_axis axis_of(size_t count, size_t bytes, size_t affine_stride) {
     return (wn_axis){(int64_t)count, (int64_t)bytes, (int64_t)bytes, (int64_t)affine_stride, 0};
 }
 
-static void lay_out(const wn_channels *c, size_t size, axes_of *axes, wn_problem *p) {
+/* axis: room for outer (2), reduced and inner ones. */
+static void lay_out(const wn_channels *c, size_t size, wn_axis *axis, wn_problem *p) {
     size_t n = c->batch, channels = c->channels, s = c->positions, sample = channels * s * size;
     size_t length = c->groups ? channels / c->groups : 1; /* channels of a group */
-    wn_axis *axis = axes->axis;
     p->pattern = WN_RUN;
     p->group = 1;
     axis[0] = axis_of(1, 0, 0);
@@ -55,7 +50,7 @@ static void update(void *running, wn_dtype dtype, size_t i, double momentum, dou
 }
 
 wn_status wn_norm_channels(const wn_channels *c) {
-    axes_of axes;
+    wn_axis axis[4];
     wn_problem p = {.x_dtype = c->dtype,
                     .y_dtype = c->dtype,
                     .centred = 1,
@@ -65,7 +60,7 @@ wn_status wn_norm_channels(const wn_channels *c) {
                     .bias = c->bias,
                     .activation = c->activation,
                     .eps = c->eps};
-    lay_out(c, wn_dtype_bytes(c->dtype), &axes, &p);
+    lay_out(c, wn_dtype_bytes(c->dtype), axis, &p);
     if (c->groups) return wn_run(&p);
 
     size_t channels = c->channels;
