@@ -64,6 +64,9 @@ ADDS = ("add_layer_norm", "add_rms_norm")
 #: Ops that only move data to another layout, and to which.
 MOVES: Mapping[str, str] = MappingProxyType({"to_blocked": "nchw16c", "from_blocked": "nchw"})
 
+NORMS = tuple(op for op in OPS if op not in MOVES)
+RMS_NORMS = ("rms_norm", "add_rms_norm")
+
 
 @dataclass(frozen=True)
 class Case:

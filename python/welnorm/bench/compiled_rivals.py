@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .cases import ADDS, GROUPS, MOMENTUM, MOVES, OPS
+from .cases import ADDS, GROUPS, MOMENTUM, NORMS, RMS_NORMS
 from .contenders import Contender, Task, UnavailableError, builds
 
-_NORMS = tuple(op for op in OPS if op not in MOVES)
-_INFERENCE = tuple(op for op in _NORMS if op != "batch_norm_training")
-_RMS_NORMS = ("rms_norm", "add_rms_norm")
+_INFERENCE = tuple(op for op in NORMS if op != "batch_norm_training")
 
 
 # ONNX Runtime: a session of one node, and one for an activation, the parameters being constants of the model.
@@ -145,7 +143,7 @@ def _onnxruntime_training(task: Task) -> Contender:
 # JAX: the obvious code under jax.jit. XLA takes all CPUs of the process.
 
 
-@builds("jax", *_NORMS)
+@builds("jax", *NORMS)
 def _jax(task: Task) -> Contender:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     jax: Any = import_module("jax")
@@ -195,7 +193,7 @@ def _jax_norm(task: Task) -> Callable[..., Any]:
         return (wide - mean) * jax.lax.rsqrt(var + eps), mean, var
 
     def rows(x: Any, weight: Any, bias: Any) -> Any:
-        if case.norm in _RMS_NORMS:
+        if case.norm in RMS_NORMS:
             wide = x.astype(jnp.float32)
             return wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + eps) * weight
         return normalize(x, (-1,))[0] * weight + bias

@@ -16,7 +16,7 @@ import numpy as np
 
 import welnorm as wn
 
-from .cases import ACTIVATIONS, ADDS, GROUPS, MOMENTUM, MOVES, OPS
+from .cases import ACTIVATIONS, ADDS, GROUPS, MOMENTUM, MOVES, NORMS, OPS, RMS_NORMS
 from .reference import Reference, WrongResultError
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _welnorm_call(task: Task) -> Callable[..., Any]:
     if case.layout != "rows":
         extra["axis"] = case.axis
 
-    if case.norm in ("rms_norm", "add_rms_norm"):
+    if case.norm in RMS_NORMS:
         return partial(getattr(wn, case.norm), *data, a.weight, **extra)
     if case.norm == "group_norm":
         return partial(wn.group_norm, a.x, GROUPS, a.weight, a.bias, **extra)
@@ -202,9 +202,6 @@ def _welnorm_call(task: Task) -> Callable[..., Any]:
     buffers = (a.running_mean.copy(), a.running_var.copy())
     extra |= {"training": case.norm == "batch_norm_training", "momentum": MOMENTUM}
     return partial(wn.batch_norm, a.x, *buffers, a.weight, a.bias, **extra)
-
-
-_NORMS = tuple(op for op in OPS if op not in MOVES)
 
 
 @builds("welnorm", *OPS)
@@ -221,7 +218,7 @@ def _welnorm(task: Task) -> Contender:
     return Contender("welnorm", call)
 
 
-@builds("welnorm-out", *_NORMS)
+@builds("welnorm-out", *NORMS)
 def _welnorm_out(task: Task) -> Contender:
     x, weight, bias = task.arrays.x, task.arrays.weight, task.arrays.bias
     out = wn.aligned_empty(x.shape, x.dtype)
@@ -242,7 +239,7 @@ def _welnorm_out_of_moves(task: Task) -> Contender:
     raise UnavailableError("a move always makes a new array")
 
 
-@builds("welnorm-numba", *_NORMS)
+@builds("welnorm-numba", *NORMS)
 def _welnorm_numba(task: Task) -> Contender:
     if "numba" not in wn.available_backends():
         raise UnavailableError("the numba backend is not available here")

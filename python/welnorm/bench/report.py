@@ -10,7 +10,7 @@ from .contenders import OURS
 from .limits import LIMITS
 from .results import Report, Result
 
-WIDTH = 124
+WIDTH = 110
 
 #: What the output column says for welnorm's two rows.
 _OUTPUT = {"welnorm": "new", "welnorm-out": "out="}
@@ -20,15 +20,16 @@ _HEADS = {
     "welnorm-two-steps": ("two", "steps"),
     "welnorm-numba": ("own", "numba"),
     "onnxruntime": ("onnx", "rt"),
+    "openvino": ("open", "vino"),
 }
 
 _HOW_TO_READ = (
     ("time", "of one call, the best of all rounds; contenders take turns, so that all see the same machine"),
     (
         "output",
-        "new: a new array each call; out=: written into a warm array. numpy, torch and onnxruntime make a "
-        "new array, compare them with the row new; numba and two steps are given warm ones, compare them "
-        "with the row out=",
+        "new: a new array each call; out=: written into a warm array. numpy, torch, onnxruntime and jax make "
+        "a new array, compare them with the row new; numba, openvino and two steps have warm ones, compare "
+        "them with the row out=",
     ),
     (
         "two steps",
@@ -94,8 +95,10 @@ def _table(results: Sequence[Result], rivals: Sequence[str]) -> list[str]:
             body += _rows(result, rivals)
     cells = [row for row in (top, bottom, *body) if len(row) > 1]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return [_line(top, widths), _line(bottom, widths), rule, *(_line(row, widths) for row in body)]
+    full = sum(widths) + 2 * (len(widths) - 1)
+    gap = "  " if full <= WIDTH else " "
+    lines = [_line(row, widths, gap) for row in (top, bottom, *body)]
+    return [*lines[:2], "-" * max(map(len, lines)), *lines[2:]]
 
 
 def _rows(result: Result, rivals: Iterable[str]) -> list[list[str]]:
@@ -113,13 +116,13 @@ def _rows(result: Result, rivals: Iterable[str]) -> list[list[str]]:
     return rows
 
 
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+def _line(row: Sequence[str], widths: Sequence[int], gap: str) -> str:
     """Set one row: the first two columns are words, the others are figures and end at the same place."""
-    cells = (
+    cells = [
         cell.ljust(width) if column < 2 else cell.rjust(width)
         for column, (cell, width) in enumerate(zip(row, widths, strict=False))
-    )
-    return "  ".join(cells).rstrip()
+    ]
+    return gap.join(cells).rstrip()
 
 
 def _notes(results: Iterable[Result]) -> Iterator[tuple[str, str]]:

@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from .cases import ADDS, BLOCK, GROUPS, MOMENTUM, MOVES, OPS
+from .cases import ADDS, BLOCK, GROUPS, MOMENTUM, MOVES, NORMS, RMS_NORMS
 from .contenders import Call, Contender, Task, UnavailableError, builds
 
-_NORMS = tuple(op for op in OPS if op not in MOVES)
-_RMS_NORMS = ("rms_norm", "add_rms_norm")
 _LAYER_NORMS = ("layer_norm", "add_layer_norm")
 
 
 # NumPy: the obvious code. 16-bit data is widened first, for NumPy is slow and loses too much in 16 bits.
 
 
-@builds("numpy", *_NORMS)
+@builds("numpy", *NORMS)
 def _numpy(task: Task) -> Contender:
     a, case = task.arrays, task.case
     normalize, activation = _numpy_norm(task), activate(case.activation)
@@ -53,7 +51,7 @@ def _numpy_norm(task: Task) -> Callable[[Any], Any]:
         var = x.var(axis=-1, keepdims=True)
         return (x - mean) / np.sqrt(var + eps) * weight + bias
 
-    if case.norm in _RMS_NORMS:
+    if case.norm in RMS_NORMS:
         return rms_norm
     if case.norm in _LAYER_NORMS:
         return layer_norm
@@ -131,7 +129,7 @@ def _numpy_move(task: Task) -> Contender:
 # Numba: hand-written kernels into a warm output.
 
 
-@builds("numba", *_NORMS)
+@builds("numba", *NORMS)
 def _numba(task: Task) -> Contender:
     import numba
 
@@ -153,7 +151,7 @@ def _numba(task: Task) -> Contender:
         arguments.append(a.residual.reshape(shape))
     if case.norm.startswith("batch_norm"):
         arguments += [a.running_mean.copy(), a.running_var.copy()]
-    arguments += [a.weight] if case.norm in _RMS_NORMS else [a.weight, a.bias]
+    arguments += [a.weight] if case.norm in RMS_NORMS else [a.weight, a.bias]
     if case.norm == "batch_norm_training":
         arguments.append(MOMENTUM)
     elif case.norm == "group_norm":
@@ -203,7 +201,7 @@ def _array(tensor: Any) -> Any:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-@builds("torch", *_NORMS)
+@builds("torch", *NORMS)
 def _torch(task: Task) -> Contender:
     import torch
 
@@ -241,7 +239,7 @@ def _torch_norm(task: Task) -> Callable[[Any], Any]:
     layer_norm, rms_norm, shape = functional.layer_norm, functional.rms_norm, tuple(weight.shape)
     if norm in _LAYER_NORMS:
         return lambda x: layer_norm(x, shape, weight, bias, eps)
-    if norm in _RMS_NORMS:
+    if norm in RMS_NORMS:
         return lambda x: rms_norm(x, shape, weight, eps)
     if norm == "group_norm":
         return lambda x: functional.group_norm(x, GROUPS, weight, bias, eps)
