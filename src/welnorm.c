@@ -53,7 +53,9 @@ static wn_job make_job(const wn_problem *p) {
 
 static size_t problem_bytes(const wn_problem *p, const wn_job *job) {
     size_t elements = (size_t)(p->outer.count * p->reduced.count * p->inner.count);
-    return elements * (job->x_size * (p->augend ? 3 : 1) + (p->y ? job->y_size : 0));
+    size_t parameters = job->inner_affine ? (size_t)p->inner.count * (!!p->weight + !!p->bias) : 0;
+    return elements * (job->x_size * (p->augend ? 3 : 1) + (p->y ? job->y_size : 0)) +
+           parameters * job->compute_size;
 }
 
 /* A unit's or a part's state in memory: the count, then an array per statistic. */
