@@ -69,20 +69,36 @@ static inline void v_store_f16(void *p, v_f32 v) {
 #define v_wide_f16 v_wide_f16
 static inline v_f64 v_wide_f16(const void *p) { return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64(p))); }
 
+/* bfloat16 elements become the upper halves of float32 ones in one step */
 #define v_wide_bf16 v_wide_bf16
 static inline v_f64 v_wide_bf16(const void *p) {
-    __m128i bits = _mm_slli_epi32(_mm_cvtepu16_epi32(_mm_loadl_epi64(p)), 16);
-    return _mm256_cvtps_pd(_mm_castsi128_ps(bits));
+    const __m128i upper = _mm_set_epi8(7, 6, -1, -1, 5, 4, -1, -1, 3, 2, -1, -1, 1, 0, -1, -1);
+    return _mm256_cvtps_pd(_mm_castsi128_ps(_mm_shuffle_epi8(_mm_loadl_epi64(p), upper)));
 }
 
-#define v_widen_u16 v_widen_u16
-static inline v_i32 v_widen_u16(v_u16 v) { return (v_i32)_mm256_cvtepu16_epi32((__m128i)v); }
+#define v_load_bf16 v_load_bf16
+static inline v_f32 v_load_bf16(const void *p) {
+    const __m256i upper = _mm256_set_epi8(15, 14, -1, -1, 13, 12, -1, -1, 11, 10, -1, -1, 9, 8, -1, -1, 7, 6,
+                                          -1, -1, 5, 4, -1, -1, 3, 2, -1, -1, 1, 0, -1, -1);
+    __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(p));
+    return _mm256_castsi256_ps(_mm256_shuffle_epi8(twice, upper));
+}
 
 #define v_high_u16 v_high_u16
 static inline v_u16 v_high_u16(v_i32 v) {
-    __m256i high = _mm256_srli_epi32((__m256i)v, 16);
-    __m256i pairs = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
+    const __m256i high = _mm256_set1_epi64x(0x0f0e0b0a07060302);
+    __m256i pairs = _mm256_permute4x64_epi64(_mm256_shuffle_epi8((__m256i)v, high), 0x08);
     return (v_u16)_mm256_castsi256_si128(pairs);
+}
+
+#define v_round_bf16 v_round_bf16
+static inline v_i32 v_round_bf16(v_f32 v) {
+    __m256i bits = _mm256_castps_si256(v),
+            odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    __m256 quiet = _mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_set1_epi32(0x400000)));
+    __m256 is_nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
+    return (v_i32)_mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet, is_nan));
 }
 
 #define v_stream_u16 v_stream_u16

@@ -63,16 +63,23 @@ static inline void v_store_f16(void *p, v_f32 v) {
 #define v_wide_f16 v_wide_f16
 static inline v_f64 v_wide_f16(const void *p) { return _mm512_cvtps_pd(_mm256_cvtph_ps(_mm_loadu_si128(p))); }
 
+/* bfloat16 elements become the upper halves of float32 ones in one step */
 #define v_wide_bf16 v_wide_bf16
 static inline v_f64 v_wide_bf16(const void *p) {
-    __m256i bits = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16);
-    return _mm512_cvtps_pd(_mm256_castsi256_ps(bits));
+    const __m256i twice = _mm256_set_epi16(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+    __m256i half = _mm256_castsi128_si256(_mm_loadu_si128(p));
+    return _mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_maskz_permutexvar_epi16(0xaaaa, twice, half)));
 }
 
-/* GCC 12 makes several steps of these, and a store of vpmovdw is slow on Zen 4 and 5 */
-#define v_widen_u16 v_widen_u16
-static inline v_i32 v_widen_u16(v_u16 v) { return (v_i32)_mm512_cvtepu16_epi32((__m256i)v); }
+#define v_load_bf16 v_load_bf16
+static inline v_f32 v_load_bf16(const void *p) {
+    const __m512i twice = _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8, 7, 7,
+                                           6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+    __m512i half = _mm512_castsi256_si512(_mm256_loadu_si256(p));
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, twice, half));
+}
 
+/* GCC 12 makes several steps of it, and a store of vpmovdw is slow on Zen 4 and 5 */
 #define v_high_u16 v_high_u16
 static inline v_u16 v_high_u16(v_i32 v) {
     const __m512i odd = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 31, 29,
@@ -82,9 +89,9 @@ static inline v_u16 v_high_u16(v_i32 v) {
 
 #define v_round_bf16 v_round_bf16
 static inline v_i32 v_round_bf16(v_f32 v) {
-    __m512i bits = _mm512_castps_si512(v), one = _mm512_set1_epi32(1);
-    __m512i odd = _mm512_and_epi32(_mm512_srli_epi32(bits, 16), one);
-    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    __m512i bits = _mm512_castps_si512(v), rounded = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+    __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+    rounded = _mm512_mask_add_epi32(rounded, odd, bits, _mm512_set1_epi32(0x8000));
     return (v_i32)_mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), bits,
                                        _mm512_set1_epi32(0x400000));
 }

@@ -202,15 +202,16 @@ static inline void v_store_bf16(void *p, v_f32 v) {
     memcpy(p, &half, sizeof half);
 }
 #else
-#    ifndef v_widen_u16
-static inline v_i32 v_widen_u16(v_u16 v) { return __builtin_convertvector(v, v_i32); }
+#    ifndef v_high_u16
 static inline v_u16 v_high_u16(v_i32 v) { return __builtin_convertvector(v >> 16, v_u16); } /* upper halves */
 #    endif
+#    ifndef v_load_bf16
 static inline v_f32 v_load_bf16(const void *p) {
     v_u16 half;
     memcpy(&half, p, sizeof half);
-    return v_from_bits_f32(v_widen_u16(half) << 16);
+    return v_from_bits_f32(__builtin_convertvector(half, v_i32) << 16);
 }
+#    endif
 #    ifndef v_round_bf16
 /* As wn_f32_to_bf16; the result is in the upper halves. */
 static inline v_i32 v_round_bf16(v_f32 v) {
