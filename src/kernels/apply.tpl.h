@@ -82,6 +82,20 @@ static ALWAYS_INLINE void FN(weave)(FN(team) * team, size_t i, size_t unit, FN(f
     if (step > unit && (i & LANES)) FN(apply_team)(team, 0, form); /* every other time */
 }
 
+/* A team that streams goes from an aligned address on: its rows lie alike. */
+static ALWAYS_INLINE void FN(start_team)(FN(team) * team, FN(form) form) {
+    size_t head = (size_t)(-(uintptr_t)team->y[0] % (V_N * sizeof(T))) / sizeof(T);
+    if (!form.stream || head == 0) return;
+    FN(apply_team)(team, head < team->n ? head : team->n, form);
+    team->i = head;
+}
+
+/* What the sums have left of it. */
+static ALWAYS_INLINE void FN(finish_team)(FN(team) * team, FN(form) form) {
+    while (team->i + V_N <= team->n) FN(apply_team)(team, 0, form);
+    if (team->i < team->n) FN(apply_team)(team, team->n - team->i, form);
+}
+
 /* What becomes of a vector, or of a part of one: `part` elements, 0 for all. */
 static ALWAYS_INLINE V FN(result)(const T *x, size_t part, const FN(norm_v) * norm, const wn_affine *affine,
                                   V w, V b, int has_weight, int has_bias, int is_plain) {

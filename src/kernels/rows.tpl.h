@@ -67,8 +67,8 @@ static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t c
 
 /* Norms of rows [r, r + count) from their sums, as far as there are rows and none is for the wide path.
  * Returns how many. */
-static ALWAYS_INLINE size_t FN(finish_rows)(const FN(rows) * rows, size_t r, size_t count,
-                                            const FN(sums) * sums, wn_norm *norms) {
+static WN_NOINLINE size_t FN(finish_rows)(const FN(rows) * rows, size_t r, size_t count,
+                                          const FN(sums) * sums, wn_norm *norms) {
     size_t k = 0;
     for (; k < count && r + k < rows->row_count; k++) {
         const void *x = FN(row_x)(rows, r + k);
@@ -94,14 +94,9 @@ static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, const w
         team.w[k] = V_SET(FN(parameter)(team.weight ? team.weight + at : &one));
         team.b[k] = V_SET(FN(parameter)(team.bias ? team.bias + at : &zero));
     }
-    if (form.stream) { /* from an aligned address on: the rows are alike */
-        size_t head = (size_t)(-(uintptr_t)team.y[0] % (V_N * sizeof(T))) / sizeof(T);
-        if (head) FN(apply_team)(&team, head < rows->n ? head : rows->n, form);
-        team.i = head;
-    }
+    FN(start_team)(&team, form);
     FN(sum_rows)(rows, later, form.rows, sums, &team, form);
-    while (team.i + V_N <= rows->n) FN(apply_team)(&team, 0, form);
-    if (team.i < rows->n) FN(apply_team)(&team, rows->n - team.i, form);
+    FN(finish_team)(&team, form);
 }
 
 /* The apply step of rows that make no team. */
@@ -114,6 +109,44 @@ static WN_NOINLINE void FN(apply_singly)(const FN(rows) * rows, size_t r, size_t
         if (affine.bias) affine.bias = (const C *)affine.bias + at;
         FN(apply_run)(FN(row_x)(rows, r + k), FN(row_y)(rows, r + k), rows->n, &norms[k], &affine);
     }
+}
+
+/* A function for each form: in one for all of them GCC 12 keeps the sums of some in memory. */
+typedef void FN(team_step)(const FN(rows) * rows, size_t r, const wn_norm *norms, size_t later,
+                           FN(sums) * sums);
+
+#define NORM_TEAM(name, ...)                                                                                 \
+    static WN_NOINLINE void FN(name)(const FN(rows) * rows, size_t r, const wn_norm *norms, size_t later,    \
+                                     FN(sums) * sums) {                                                      \
+        FN(norm_team)(rows, r, norms, later, sums, (FN(form)){__VA_ARGS__});                                 \
+    }
+#define NORM_TEAMS(name, rows, stream, adds)                                                                 \
+    NORM_TEAM(name##_with_bias, rows, 1, 1, stream, adds)                                                    \
+    NORM_TEAM(name, rows, 1, 0, stream, adds)
+
+NORM_TEAM(norm_one_plain, 1, 0, 1, 0, 0)
+NORM_TEAM(stream_plain, FN(SHORT_TEAM), 0, 1, 1, 0)
+NORM_TEAMS(norm_one, 1, 0, 0)
+NORM_TEAMS(norm_two, 2, 0, 0)
+NORM_TEAMS(stream_short, FN(SHORT_TEAM), 1, 0)
+NORM_TEAMS(norm_sum, 1, 0, 1)
+#if !IS_16BIT /* not worth the size of their code */
+NORM_TEAMS(stream_long, FN(MOST_ROWS), 1, 0)
+NORM_TEAMS(stream_sum, 1, 1, 1)
+#endif
+#undef NORM_TEAMS
+#undef NORM_TEAM
+
+static FN(team_step) * FN(step_for)(size_t team, int vary, int has_bias, int stream, int adds) {
+    if (!vary) return stream ? FN(stream_plain) : FN(norm_one_plain);
+#if !IS_16BIT
+    if (adds && stream) return has_bias ? FN(stream_sum_with_bias) : FN(stream_sum);
+    if (team == FN(MOST_ROWS)) return has_bias ? FN(stream_long_with_bias) : FN(stream_long);
+#endif
+    if (adds) return has_bias ? FN(norm_sum_with_bias) : FN(norm_sum);
+    if (stream) return has_bias ? FN(stream_short_with_bias) : FN(stream_short);
+    if (team == 2) return has_bias ? FN(norm_two_with_bias) : FN(norm_two);
+    return has_bias ? FN(norm_one_with_bias) : FN(norm_one);
 }
 
 static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride, size_t row_count,
@@ -144,9 +177,11 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     int is_long = vary && n >= FN(LONG_ROW) && !adds;
     size_t team = 1;
     if (in_teams && is_long)
-        team = stream ? 4 : 2;
+        team = stream && !IS_16BIT ? FN(MOST_ROWS) : 2;
     else if (in_teams && !(adds && vary) && (stream || (vary && n <= FN(MEDIUM_ROW))))
         team = FN(SHORT_TEAM);
+    FN(team_step) *step =
+        in_teams ? FN(step_for)(team, vary, affine->bias != NULL, stream, adds != NULL) : NULL;
     size_t lag = WEAVES && n > FN(MEDIUM_ROW) ? team : 2 * team;
 
     FN(sum_rows)(&rows, 0, team, sums, NULL, FN(no_form));
@@ -154,45 +189,12 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     if (lag > team) FN(sum_rows)(&rows, team, team, sums, NULL, FN(no_form));
     for (size_t row = 0, later = lag;; row += team, later += team) {
         if (lag > team) next_good = FN(finish_rows)(&rows, row + team, team, sums, next);
-#define NORM_TEAM(...) FN(norm_team)(&rows, row, norms, later, sums, (FN(form)){__VA_ARGS__})
-        if (good < team || !in_teams) {
+        if (good < team || !step) {
             FN(apply_singly)(&rows, row, good, norms);
             FN(sum_rows)(&rows, later, team, sums, NULL, FN(no_form));
-        } else if (adds) { /* past the cache in 16 bits: not worth the size of its code */
-            int past = stream && !IS_16BIT;
-            if (affine->bias && past)
-                NORM_TEAM(1, 1, 1, 1, 1);
-            else if (affine->bias)
-                NORM_TEAM(1, 1, 1, 0, 1);
-            else if (past)
-                NORM_TEAM(1, 1, 0, 1, 1);
-            else
-                NORM_TEAM(1, 1, 0, 0, 1);
-        } else if (!vary) {
-            if (stream)
-                NORM_TEAM(FN(SHORT_TEAM), 0, 1, 1, 0);
-            else
-                NORM_TEAM(1, 0, 1, 0, 0);
-        } else if (affine->bias) {
-            if (team == 4)
-                NORM_TEAM(4, 1, 1, 1, 0);
-            else if (stream)
-                NORM_TEAM(FN(SHORT_TEAM), 1, 1, 1, 0);
-            else if (team == 2)
-                NORM_TEAM(2, 1, 1, 0, 0);
-            else
-                NORM_TEAM(1, 1, 1, 0, 0);
         } else {
-            if (team == 4)
-                NORM_TEAM(4, 1, 0, 1, 0);
-            else if (stream)
-                NORM_TEAM(FN(SHORT_TEAM), 1, 0, 1, 0);
-            else if (team == 2)
-                NORM_TEAM(2, 1, 0, 0, 0);
-            else
-                NORM_TEAM(1, 1, 0, 0, 0);
+            step(&rows, row, norms, later, sums);
         }
-#undef NORM_TEAM
         if (good < team || row + team >= row_count) return row + good;
         if (lag == team) next_good = FN(finish_rows)(&rows, row + team, team, sums, next);
         good = next_good;
