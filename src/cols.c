@@ -350,5 +350,5 @@ static size_t first_statistic(const wn_job *job, size_t unit, size_t *count) {
     return s.outer * (size_t)job->problem->inner.count + s.first;
 }
 
-const wn_pattern_ops wn_cols_ops = {
-    sizeof(cols_scratch), cut, part_moments, merge, settle, finish, part_apply, first_statistic};
+const wn_pattern_ops wn_cols_ops = {sizeof(cols_scratch), cut,  part_moments,   merge, settle, finish,
+                                    part_apply,           NULL, first_statistic};

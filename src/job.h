@@ -31,6 +31,7 @@ typedef struct {
     bool rows_affine;        /* and along the reduced ones */
     bool stream;             /* results do not fit the last-level cache: past it */
     bool adds;               /* x is still to be written: augend + addend */
+    bool weaves;             /* the statistics of a unit are made while the one before it is applied */
     size_t units, unit_columns, strips;
     size_t blocks, part_blocks, parts;
 } wn_job;
@@ -72,6 +73,9 @@ typedef struct {
     /* Readies scratch for part_apply on any part of the unit. */
     void (*finish)(const wn_job *job, size_t unit, void *scratch, const wn_unit_state *state);
     void (*part_apply)(const wn_job *job, size_t unit, size_t part, void *scratch);
+    /* part_apply of a unit, readied, and part_moments of the one after it; false, and nothing done, if the
+     * unit is not for this way. */
+    bool (*weave)(const wn_job *job, size_t unit, size_t part, void *scratch, wn_unit_state *next);
     /* The number of the unit's first statistic in the problem's arrays, and how many it holds. */
     size_t (*first_statistic)(const wn_job *job, size_t unit, size_t *count);
 } wn_pattern_ops;

@@ -50,6 +50,9 @@ static void cut(wn_job *job, size_t threads) {
     job->part_blocks = wn_ceil_div(job->blocks, WN_MAX_PARTS);
     if (job->part_blocks < WN_PART_BLOCKS) job->part_blocks = WN_PART_BLOCKS;
     job->parts = wn_ceil_div(job->blocks, job->part_blocks);
+    const wn_problem *p = job->problem;
+    job->weaves = p->y && job->direct_x && job->direct_y && !job->to_compute && !p->activation && !p->mask &&
+                  !p->exact && !p->scale && !job->compute_f64 && p->reduced.ndim <= 1 && !is_packed(job);
 }
 
 static const char *segment_x(const wn_job *job, size_t unit, size_t segment) {
@@ -216,6 +219,33 @@ static void part_apply(const wn_job *job, size_t unit, size_t part, void *memory
     }
 }
 
+static bool weave(const wn_job *job, size_t unit, size_t part, void *memory, wn_unit_state *to) {
+    const run_scratch *scratch = memory;
+    const wn_problem *p = job->problem;
+    const wn_axis none = {1, 0, 0, 0, 0}, *segments = p->reduced.ndim ? p->reduced.axis : &none;
+    wn_state state = {0}, of_block;
+    if (scratch->wide) return false;
+    if (job->adds) add_part(job, unit + 1, part);
+    size_t end = wn_min(job->blocks, (part + 1) * job->part_blocks);
+    for (size_t index = part * job->part_blocks; index < end; index++) {
+        run_block block = block_at(job, index);
+        wn_offset at = locate_segment(job, unit, block.segment);
+        wn_affine affine = wn_affine_at(job, at.affine + (job->inner_affine ? (ptrdiff_t)block.begin : 0));
+        const wn_runs runs = {block.run_count,
+                              block.n,
+                              (const char *)p->x + at.x + block.begin * job->x_size,
+                              (char *)p->y + at.y + block.begin * job->y_size,
+                              segments->x_stride,
+                              segments->y_stride,
+                              segments->affine_stride};
+        const char *next = segment_x(job, unit + 1, block.segment) + block.begin * job->x_size;
+        job->kernels->norm_and_moments(next, &runs, p->centred, &scratch->norm, &affine, &of_block);
+        wn_merge(&state, &of_block);
+    }
+    put(to, &state, 1.0);
+    return true;
+}
+
 /* NaN if there is one. */
 static double largest_result(const wn_job *job, size_t unit, run_scratch *scratch) {
     double most = 0.0;
@@ -271,5 +301,5 @@ static size_t first_statistic(const wn_job *job, size_t unit, size_t *count) {
     return unit;
 }
 
-const wn_pattern_ops wn_run_ops = {sizeof(run_scratch), cut, part_moments, merge, settle, finish, part_apply,
-                                   first_statistic};
+const wn_pattern_ops wn_run_ops = {sizeof(run_scratch), cut,   part_moments,   merge, settle, finish,
+                                   part_apply,          weave, first_statistic};

@@ -48,6 +48,15 @@ typedef struct {
     const void *mean_hi, *rstd, *offset;
 } wn_cols_norm;
 
+/* The runs of a block: `count` of n elements each. Strides are in bytes; affine_step leads to a run's
+ * parameters. */
+typedef struct {
+    size_t count, n;
+    const void *x;
+    void *y;
+    ptrdiff_t x_stride, y_stride, affine_step;
+} wn_runs;
+
 /* In the order of ACTIVATIONS in python/welnorm/_problem.py. */
 typedef enum { WN_NO_ACTIVATION, WN_RELU, WN_SILU, WN_GELU, WN_GELU_TANH } wn_activation;
 

@@ -120,12 +120,12 @@ static void unit_body(void *context, int thread, int thread_count) {
     const wn_job *job = &call->job;
     void *scratch = thread_scratch(call, thread);
     size_t unit, end;
+    bool is_ahead = false;
     for (wn_split(job->units, thread, thread_count, &unit, &end); unit < end; unit++) {
         wn_unit_state total = thread_state(call, thread, 0), next = thread_state(call, thread, 1);
-        call->ops->part_moments(job, unit, 0, scratch, &total);
-        for (size_t part = 1; part < job->parts; part++) {
-            call->ops->part_moments(job, unit, part, scratch, &next);
-            call->ops->merge(job, unit, &total, &next);
+        for (size_t part = 0; part < job->parts && !is_ahead; part++) {
+            call->ops->part_moments(job, unit, part, scratch, part ? &next : &total);
+            if (part) call->ops->merge(job, unit, &total, &next);
         }
         settle(call, thread, unit, &total);
         if (!job->problem->y) continue;
@@ -134,7 +134,16 @@ static void unit_body(void *context, int thread, int thread_count) {
             wn_quantize_unit(job, unit, scratch);
             continue;
         }
-        for (size_t part = 0; part < job->parts; part++) call->ops->part_apply(job, unit, part, scratch);
+        is_ahead = false;
+        for (size_t part = 0; part < job->parts; part++) {
+            if (job->weaves && unit + 1 < end &&
+                call->ops->weave(job, unit, part, scratch, part ? &next : &total)) {
+                is_ahead = true;
+                if (part) call->ops->merge(job, unit + 1, &total, &next);
+            } else {
+                call->ops->part_apply(job, unit, part, scratch);
+            }
+        }
     }
     if (job->stream) job->kernels->stream_end();
 }

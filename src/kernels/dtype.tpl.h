@@ -23,6 +23,7 @@
 #include "apply.tpl.h"
 #include "moments.tpl.h"
 #include "rows.tpl.h"
+#include "woven.tpl.h"
 #include "cols.tpl.h"
 #include "quantize.tpl.h"
 #include "exact.tpl.h"

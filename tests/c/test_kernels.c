@@ -431,6 +431,8 @@ static void test_copy(wn_dtype dtype) {
     }
 }
 
+#include "woven_test.h"
+
 static void run_test(const char *name, void (*test)(wn_dtype dtype)) {
     static const char *const dtypes[] = {
 #define WN_DTYPE(name, type) #name,

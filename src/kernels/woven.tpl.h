@@ -1,0 +1,82 @@
+/* The statistics of one block and meanwhile the apply step of another of the same shape: rows.tpl.h says why.
+ * Included once per instruction set and dtype by dtype.tpl.h. */
+
+static inline const T *FN(run_at)(const void *x, const wn_runs *runs, size_t r) {
+    return (const void *)((const char *)x + (ptrdiff_t)r * runs->x_stride);
+}
+
+static inline void *FN(result_at)(const wn_runs *runs, size_t r) {
+    return (char *)runs->y + (ptrdiff_t)r * runs->y_stride;
+}
+
+/* The runs' parameters from run r on. */
+static inline wn_affine FN(affine_at)(const wn_runs *runs, const wn_affine *affine, size_t r) {
+    wn_affine of_run = *affine;
+    ptrdiff_t at = (ptrdiff_t)r * runs->affine_step;
+    if (affine->weight) of_run.weight = (const C *)affine->weight + at;
+    if (affine->bias) of_run.bias = (const C *)affine->bias + at;
+    return of_run;
+}
+
+static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *runs, const wn_norm *norm,
+                                             const wn_affine *affine, FN(form) form) {
+    static const C one = 1, zero = (C)-0.0; /* adds nothing to either zero */
+    FN(norm_v) nv = FN(spread)(norm);
+    FN(lanes) lanes;
+    UNROLL for (size_t i = 0; i < FN(VECTORS); i++) lanes.sum[i] = lanes.square[i] = lanes.lost[i] =
+        v_set_f64(0.0);
+    for (size_t r = 0; r < runs->count; r++) {
+        wn_affine of_run = FN(affine_at)(runs, affine, r);
+        FN(team)
+        team = {.x = {FN(run_at)(runs->x, runs, r)},
+                .y = {FN(result_at)(runs, r)},
+                .norm = {nv},
+                .weight = of_run.weight,
+                .bias = of_run.bias,
+                .n = runs->n};
+        if (!form.vary) {
+            team.w[0] = V_SET(FN(parameter)(team.weight ? team.weight : &one));
+            team.b[0] = V_SET(FN(parameter)(team.bias ? team.bias : &zero));
+        }
+        FN(start_team)(&team, form);
+        FN(add_run)(FN(run_at)(next, runs, r), runs->n, 0, 0.0, &lanes, &team, form);
+        FN(finish_team)(&team, form);
+    }
+    return (FN(sums)){FN(sum_lanes)(lanes.sum, NULL), FN(sum_lanes)(lanes.square, NULL)};
+}
+
+static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int centred, const wn_norm *norm,
+                                 const wn_affine *affine, wn_state *block) {
+    const void *next_runs[WN_BLOCK_RUNS];
+    double count = (double)runs->count * (double)runs->n;
+    int vary = affine->advance && (affine->weight || affine->bias), stream = affine->stream;
+    int is_aligned = (uintptr_t)runs->y % sizeof(T) == 0 && (uintptr_t)runs->y_stride % sizeof(T) == 0;
+    int is_woven =
+        WEAVES && (!vary || affine->weight) && (!stream || is_aligned) && !(IS_16BIT && (vary || stream));
+    FN(sums) sums;
+    for (size_t r = 0; r < runs->count; r++) next_runs[r] = FN(run_at)(next, runs, r);
+#define WEAVE(...) sums = FN(weave_runs)(next, runs, norm, affine, (FN(form)){__VA_ARGS__})
+    if (!is_woven) {
+        for (size_t r = 0; r < runs->count; r++) {
+            wn_affine of_run = FN(affine_at)(runs, affine, r);
+            FN(apply_run)(FN(run_at)(runs->x, runs, r), FN(result_at)(runs, r), runs->n, norm, &of_run);
+        }
+        sums = FN(first_sums)(next_runs, runs->count, runs->n, centred);
+    } else if (!vary && !stream) {
+        WEAVE(1, 0, 1, 0, 0);
+#if !IS_16BIT /* not worth the size of their code */
+    } else if (!vary) {
+        WEAVE(1, 0, 1, 1, 0);
+    } else if (affine->bias && stream) {
+        WEAVE(1, 1, 1, 1, 0);
+    } else if (affine->bias) {
+        WEAVE(1, 1, 1, 0, 0);
+    } else if (stream) {
+        WEAVE(1, 1, 0, 1, 0);
+    } else {
+        WEAVE(1, 1, 0, 0, 0);
+#endif
+    }
+#undef WEAVE
+    *block = FN(block_state)(next_runs, runs->count, runs->n, centred, count, 1.0 / count, sums);
+}
