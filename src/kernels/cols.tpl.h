@@ -40,6 +40,7 @@ static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, size_t step, siz
     for (size_t r = 0; r < step; r++) {
         UNROLL for (size_t v = 0; v < vectors; v++) {
             const T *x = (const T *)rows[r] + c + v * V_F64;
+            if (v * V_F64 * sizeof(T) % 64 == 0) PREFETCH((const char *)x + AHEAD); /* once a line */
             v_f64 d;
             if (part)
                 d = V_WIDE_PART(x, part, 0.0);
@@ -201,10 +202,12 @@ static ALWAYS_INLINE void FN(apply_rows)(const void *const *x_rows, void *const 
             if (part)
                 V_STORE_PART(y, v, part);
             else if (stream) {
-                PREFETCH((const char *)x + 8192);
+                PREFETCH((const char *)x + FAR_AHEAD);
                 V_STREAM(y, v);
-            } else
+            } else {
+                PREFETCH((const char *)x + AHEAD);
                 V_STORE(y, v);
+            }
         } else {
             C *y = (C *)y_rows[row] + c;
             if (part)

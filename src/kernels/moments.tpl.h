@@ -42,7 +42,7 @@ static ALWAYS_INLINE void FN(add_vector)(v_f64 d, v_f64 *sum, v_f64 *square, v_f
  * goes too slowly then for the hardware to fetch far enough ahead. */
 static ALWAYS_INLINE void FN(fetch_ahead)(const T *x, FN(form) form) {
     UNROLL for (size_t byte = 0; byte < LANES * sizeof(T); byte += 64)
-        PREFETCH((const char *)x + byte + (form.stream ? 8192 : 4096));
+        PREFETCH((const char *)x + byte + (form.stream ? FAR_AHEAD : AHEAD));
 }
 
 static const FN(form) FN(no_form) = {1, 0, 0, 0, 0};
