@@ -230,14 +230,17 @@ static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_s
     cols_scratch *scratch = memory;
     const wn_problem *p = job->problem;
     strip s = strip_at(job, unit);
-    for (size_t c = 0; c < s.columns; c++) {
-        wn_state state = wn_get_state(from, c);
-        double scale = from->scale[c], eps = p->eps * scale * scale;
+    size_t group = (size_t)p->group;
+    for (size_t first = 0; first < s.columns; first += group) {
+        wn_state state = wn_get_state(from, first);
+        double scale = from->scale[first], eps = p->eps * scale * scale;
         wn_norm norm = wn_finish(&state, eps);
         norm.scale = scale;
-        scratch->wide[c] = scale != 1.0 || wn_is_wide(job, &norm, state.m2, eps);
-        scratch->norm[c] = norm;
-        wn_put_norm(job, c, &norm, scratch->mean_hi, scratch->rstd, scratch->offset);
+        bool wide = scale != 1.0 || wn_is_wide(job, &norm, state.m2, eps);
+        for (size_t c = first; c < first + group; c++) {
+            scratch->norm[c] = norm, scratch->wide[c] = wide;
+            wn_put_norm(job, c, &norm, scratch->mean_hi, scratch->rstd, scratch->offset);
+        }
     }
     if (job->inner_affine && !job->rows_affine) load_column_parameters(job, &s, 0, scratch);
 }
