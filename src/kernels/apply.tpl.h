@@ -38,7 +38,8 @@ typedef struct {
     const C *weight, *bias;
     size_t i, n;
     const T *augend, *addend; /* of the row that is summed meanwhile, if it is yet to be written, */
-    T *sum;                   /* here */
+    T *sum, *kept;            /* here, and kept where it is soon read if it is written past the cache, */
+    int past;                 /* as far as lines allow */
 } FN(team);
 
 /* What is known of a team when its loop is compiled: how many rows; whether parameters vary along a row and,

@@ -42,7 +42,7 @@ static ALWAYS_INLINE void FN(add_vector)(v_f64 d, v_f64 *sum, v_f64 *square, v_f
  * goes too slowly then for the hardware to fetch far enough ahead. */
 static ALWAYS_INLINE void FN(fetch_ahead)(const T *x, FN(form) form) {
     UNROLL for (size_t byte = 0; byte < LANES * sizeof(T); byte += 64)
-        PREFETCH((const char *)x + byte + (form.stream ? FAR_AHEAD : AHEAD));
+        PREFETCH((const char *)x + byte + (form.stream && !form.adds ? FAR_AHEAD : AHEAD));
 }
 
 static const FN(form) FN(no_form) = {1, 0, 0, 0, 0};
@@ -53,8 +53,14 @@ static ALWAYS_INLINE void FN(add_stretch)(FN(team) * team, size_t i, size_t unit
         FN(fetch_ahead)(team->augend + i, form);
         FN(fetch_ahead)(team->addend + i, form);
     }
-    UNROLL for (size_t at = i; at < i + unit; at += V_N)
-        V_STORE(team->sum + at, V_LOAD(team->augend + at) + V_LOAD(team->addend + at));
+    UNROLL for (size_t at = i; at < i + unit; at += V_N) {
+        V sum = V_LOAD(team->augend + at) + V_LOAD(team->addend + at);
+        if (form.stream) V_STORE(team->kept + at, sum);
+        if (form.stream && team->past)
+            V_STREAM(team->sum + at, sum);
+        else
+            V_STORE(team->sum + at, sum);
+    }
 }
 
 /* Adds one run, CHAINS vectors at a time: enough to hide the latency of an FMA, few enough for the registers.

@@ -10,6 +10,9 @@
 /* Rows that go side by side if they are not long: two where a vector is a whole line. */
 enum { FN(SHORT_TEAM) = sizeof(V) == 64 ? 2 : 1 };
 enum { FN(MEDIUM_ROW) = 4096 / sizeof(T), FN(LONG_ROW) = 12288 / sizeof(C) };
+enum {
+    FN(KEPT) = IS_16BIT || IS_FLOAT64 ? 1 : 2 * WN_BLOCK
+}; /* elements of two rows, of three if they are short */
 
 /* Rows of n elements: strides are in bytes, affine_step leads to the parameters of the next one. */
 typedef struct {
@@ -22,32 +25,41 @@ typedef struct {
     int centred;
     double count, inverse_count; /* of a row's elements */
     wn_addends *adds;
+    T *kept; /* the last kept_count rows, if they are written past the cache; else NULL */
+    size_t kept_count;
 } FN(rows);
 
-static inline const void *FN(row_x)(const FN(rows) * rows, size_t r) {
-    return rows->x + (ptrdiff_t)r * rows->x_stride;
+static inline void *FN(row_in_memory)(const FN(rows) * rows, size_t r) {
+    return (void *)((uintptr_t)rows->x + (uintptr_t)((ptrdiff_t)r * rows->x_stride));
+}
+
+static inline void *FN(row_x)(const FN(rows) * rows, size_t r) {
+    return rows->kept ? rows->kept + r % rows->kept_count * rows->n : FN(row_in_memory)(rows, r);
 }
 
 static inline void *FN(row_y)(const FN(rows) * rows, size_t r) {
     return rows->y + (ptrdiff_t)r * rows->y_stride;
 }
 
-/* Writes row r, if that is not done, or leaves it to the team to write it but for what does not fill the
- * lanes. Returns whether it is left. */
-static inline int FN(write_row)(const FN(rows) * rows, size_t r, FN(team) * team) {
+static inline const T *FN(addend_at)(const FN(rows) * rows, const void *first, size_t r) {
+    return (const void *)((const char *)first + (ptrdiff_t)r * rows->x_stride);
+}
+
+/* Writes row r from element `from` on, if that is not done. Returns whether what is before is left to do. */
+static ALWAYS_INLINE int FN(write_row)(const FN(rows) * rows, size_t r, size_t from) {
     wn_addends *adds = rows->adds;
-    if (!adds || r < adds->done) return 0;
-    const T *a = (const void *)((const char *)adds->augend + (ptrdiff_t)r * rows->x_stride);
-    const T *b = (const void *)((const char *)adds->addend + (ptrdiff_t)r * rows->x_stride);
-    T *sum = (void *)((uintptr_t)FN(row_x)(rows, r));
-    size_t left = team ? rows->n / LANES * LANES : 0;
-    FN(add)(a + left, b + left, sum + left, rows->n - left);
-    if (team) team->augend = a, team->addend = b, team->sum = sum;
-    adds->done = r + 1;
-    return team != NULL;
+    T *sum = FN(row_in_memory)(rows, r);
+    int is_done = r < adds->done;
+    if (is_done) from = 0;
+    const T *a = FN(addend_at)(rows, adds->augend, r), *b = FN(addend_at)(rows, adds->addend, r);
+    if (!is_done) FN(add)(a + from, b + from, sum + from, rows->n - from);
+    if (rows->kept) memcpy((T *)FN(row_x)(rows, r) + from, sum + from, (rows->n - from) * sizeof *sum);
+    if (!is_done) adds->done = r + 1;
+    return !is_done && from > 0;
 }
 
 static WN_NOINLINE void FN(sum_row)(const FN(rows) * rows, size_t r, FN(sums) * sums) {
+    if (rows->adds) FN(write_row)(rows, r, 0);
     const void *x = FN(row_x)(rows, r);
     *sums = FN(first_sums)(&x, 1, rows->n, rows->centred);
 }
@@ -56,9 +68,18 @@ static WN_NOINLINE void FN(sum_row)(const FN(rows) * rows, size_t r, FN(sums) * 
 static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t count, FN(sums) * sums,
                                        FN(team) * team, FN(form) form) {
     for (size_t k = 0; k < count && r + k < rows->row_count; k++) {
-        const void *x = FN(row_x)(rows, r + k);
-        int is_left = FN(write_row)(rows, r + k, form.adds ? team : NULL);
-        if (team && (!form.adds || is_left))
+        const void *x = FN(row_in_memory)(rows, r + k);
+        int in_team = team && !form.adds;
+        if (team && form.adds) {
+            x = FN(row_x)(rows, r + k);
+            in_team = FN(write_row)(rows, r + k, rows->n / LANES * LANES);
+            team->augend = FN(addend_at)(rows, rows->adds->augend, r + k);
+            team->addend = FN(addend_at)(rows, rows->adds->addend, r + k);
+            team->sum = FN(row_in_memory)(rows, r + k), team->kept = FN(row_x)(rows, r + k);
+            team->past = team->augend != team->sum && team->addend != team->sum &&
+                         (uintptr_t)team->sum % (V_N * sizeof(T)) == 0;
+        }
+        if (team && in_team)
             sums[k] = FN(add_runs)(&x, 1, rows->n, 0, 0.0, team, form);
         else
             FN(sum_row)(rows, r + k, &sums[k]);
@@ -86,7 +107,7 @@ static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, const w
     static const C one = 1, zero = (C)-0.0; /* adds nothing to either zero */
     FN(team) team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n};
     UNROLL for (size_t k = 0; k < form.rows; k++) {
-        team.x[k] = FN(row_x)(rows, r + k);
+        team.x[k] = form.adds && form.stream ? FN(row_x)(rows, r + k) : FN(row_in_memory)(rows, r + k);
         team.y[k] = FN(row_y)(rows, r + k);
         team.norm[k] = FN(spread)(&norms[k]);
         if (form.vary) continue;
@@ -183,6 +204,8 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     FN(team_step) *step =
         in_teams ? FN(step_for)(team, vary, affine->bias != NULL, stream, adds != NULL) : NULL;
     size_t lag = WEAVES && n > FN(MEDIUM_ROW) ? team : 2 * team;
+    T kept[FN(KEPT)];
+    if (step && adds && stream && !IS_16BIT) rows.kept = kept, rows.kept_count = lag + 1;
 
     FN(sum_rows)(&rows, 0, team, sums, NULL, FN(no_form));
     size_t good = FN(finish_rows)(&rows, 0, team, sums, norms), next_good = 0;

@@ -178,6 +178,8 @@ static void try_norm_run(wn_dtype dtype, const row_call *call) {
     compare_with_portable((call->activation ? 8 : 4) * epsilon_of(dtype));
 }
 
+#include "sum_trials.h"
+
 static void test_norm_run(wn_dtype dtype) {
     int turn = 0;
     EACH_KIND(k) EACH_LENGTH(n, WN_BLOCK) for (size_t rows = 1; rows <= (n <= SHORT ? 5 : 2); rows++) {
@@ -187,6 +189,7 @@ static void test_norm_run(wn_dtype dtype) {
         for (int i = 0; i < 4; i++, turn++) {
             row_call call = {rows, n, strides[i], (int)(n + rows) % 4, 1, 0, WN_NO_ACTIVATION, TO_STORAGE};
             try_norm_run(dtype, &call);
+            if (i < 2) try_sums(dtype, &call);
             /* RMS norm; parameters by row, or of all rows; an activation, results of the compute type */
             call.centred = turn / 2 % 2;
             call.affine = turn / 3 % 8;

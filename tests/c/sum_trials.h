@@ -1,0 +1,44 @@
+/* norm_run on rows that are still to be written. Part of test_kernels.c, for its length. */
+
+/* As the drivers go on after a row for the wide path. Each row is what `add` makes of it, and its norm that
+ * of the rows that are there. */
+static void try_sums(wn_dtype dtype, const row_call *call) {
+    static char sums[CHUNK], alone[CHUNK], addends[CHUNK];
+    size_t n = call->n, stride = (size_t)call->stride, reach = call->rows * stride;
+    fill(addends, dtype, reach / size_of(dtype) + 1, NEAR_0, 7);
+    for (int past = 0; past < 2; past++) EACH_TRIAL(t, dtype) {
+            wn_affine affine = affine_for(&t, call->affine, n, WN_NO_ACTIVATION, TO_STORAGE);
+            affine.stream = past;
+            const char *augend = input(&t, source, reach), *addend = input(&t, addends, reach);
+            char *x = t.place == IN_PLACE ? writable(augend) : output(&t, reach), *y = output(&t, reach);
+            if (t.place == IN_PLACE) augend = x;
+            for (size_t r = 0; r < call->rows; r++)
+                t.kernels->add(source + r * stride, addends + r * stride, sums + r * stride, n);
+            wn_addends adds = {.done = 0};
+            for (size_t r = 0, done; r < call->rows; r += done) {
+                size_t at = r * stride, left = call->rows - r;
+                adds.augend = augend + at, adds.addend = addend + at;
+                done = t.kernels->norm_run(x + at, call->stride, y + at, call->stride, left, n, &affine, 0,
+                                           1e-5, 1, &adds);
+                t.kernels->stream_end();
+                size_t same = t.kernels->norm_run(sums + at, call->stride, alone + at, call->stride, left, n,
+                                                  &affine, 0, 1e-5, 1, NULL);
+                EXPECT(done == same && adds.done >= done + (done < left));
+                for (size_t i = r; i < r + done; i++) see(y + i * stride, n, dtype);
+                size_t seen = result_count;
+                for (size_t i = r; i < r + done; i++) see(alone + i * stride, n, dtype);
+                result_count = seen;
+                EXPECT(!memcmp(results + seen - done * n, results + seen, done * n * sizeof *results));
+                done += done < left;
+                adds.done -= done;
+            }
+            for (size_t r = 0; r < call->rows; r++) {
+                see(x + r * stride, n, dtype);
+                size_t seen = result_count;
+                see(sums + r * stride, n, dtype);
+                result_count = seen;
+                EXPECT(!memcmp(results + seen - n, results + seen, n * sizeof *results));
+            }
+            result_count = 0;
+        }
+}
