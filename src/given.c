@@ -21,12 +21,15 @@ static void run_body(void *context, int thread, int thread_count) {
     const wn_problem *p = job->problem;
     size_t outer = (size_t)p->outer.count, n = (size_t)p->inner.count, item, end;
     wn_split((size_t)p->reduced.count * outer, thread, thread_count, &item, &end);
-    for (; item < end; item++) {
-        size_t unit = item % outer;
-        wn_offset row = wn_locate(&p->reduced, item / outer), at = wn_locate(&p->outer, unit);
+    size_t unit = item % outer;
+    wn_offset row = wn_locate(&p->reduced, item / outer);
+    while (item < end) {
+        wn_offset at = wn_locate(&p->outer, unit);
         wn_affine affine = wn_affine_at(job, row.affine + at.affine);
         job->kernels->apply_run((const char *)p->x + row.x + at.x, (char *)p->y + row.y + at.y, n,
                                 &call->norms[unit], &affine);
+        item++;
+        if (++unit == outer) unit = 0, row = wn_locate(&p->reduced, item / outer);
     }
     if (job->stream) job->kernels->stream_end();
 }
