@@ -16,7 +16,8 @@ size_t wn_dtype_bytes(wn_dtype dtype) { return dtype_bytes[dtype]; }
 
 enum {
     STATE_ARRAYS = 5, /* mean, mean_lo, m2, m2_lo, scale */
-    SPLIT_BELOW = 2   /* units a thread, below which units are split: at most 660 KB of states a thread */
+    SPLIT_BELOW = 2,  /* units a thread, below which units are split: at most 660 KB of states a thread */
+    FEW_BYTES = 1 << 16 /* of rows that one thread takes without a plan; what is past the cache is far more */
 };
 
 typedef struct {
@@ -280,6 +281,13 @@ wn_status wn_norm_rows(wn_dtype dtype, const void *augend, const void *addend, c
                        size_t row_count, size_t n, const void *weight, const void *bias, double eps,
                        int centred, wn_activation activation) {
     int64_t size = (int64_t)dtype_bytes[dtype], row = (int64_t)n * size;
+    if (!augend && n <= WN_BLOCK && row_count * (size_t)row < FEW_BYTES) {
+        const wn_affine affine = {weight, bias, 1, activation, 0, 0};
+        size_t done = wn_selected_isa()->dtype[dtype].norm_run(x, row, y, row, row_count, n, &affine, 0, eps,
+                                                               centred, NULL);
+        if (done == row_count) return WN_OK;
+        row_count -= done, x = (const char *)x + done * (size_t)row, y = (char *)y + done * (size_t)row;
+    }
     const wn_axis outer = {(int64_t)row_count, row, row, 0, 0}, inner = {(int64_t)n, size, size, 1, 0};
     const wn_problem problem = {
         .pattern = WN_RUN,
