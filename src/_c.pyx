@@ -215,53 +215,7 @@ cdef inline int index_of(object activation):
     return activations[activation] if type(activation) is str and activation in activations else -1
 
 
-def norm_rows(object x, object weight, object bias, object axis, object eps, object activation, object out,
-              object dtype, bint centred):
-    """The ordinary call: contiguous arrays, x and out of one dtype, the last axis. None for any other."""
-    cdef rows_call call
-    weight, bias = widened(weight), widened(bias)
-    if not is_ordinary(x, weight, bias, axis, eps, dtype, &call):
-        return None
-    call.centred, call.activation = centred, index_of(activation)
-    if call.activation < 0:
-        return None
-    if out is None:
-        out = new_like(x)
-    elif not (is_output(out, x) and (out is x or is_apart(out, x))
-              and is_apart(out, weight) and is_apart(out, bias)):
-        return None
-    run_rows(&call, NULL, NULL, cnp.PyArray_DATA(<cnp.ndarray>x), cnp.PyArray_DATA(<cnp.ndarray>out),
-             cnp.PyArray_NBYTES(<cnp.ndarray>x))
-    return out
-
-
-def add_norm_rows(object x, object residual, object weight, object bias, object axis, object eps, object out,
-                  object sum_out, object dtype, bint centred):
-    """The same of x + residual: the result and the sum."""
-    cdef rows_call call
-    weight, bias = widened(weight), widened(bias)
-    if not (is_ordinary(x, weight, bias, axis, eps, dtype, &call) and is_plain(residual, call.typenum)
-            and cnp.PyArray_SAMESHAPE(<cnp.ndarray>residual, <cnp.ndarray>x)):
-        return None
-    call.centred, call.activation = centred, 0
-    for written in (out, sum_out):
-        if written is not None and not (
-            is_output(written, x)
-            and (written is x or is_apart(written, x))
-            and (written is residual or is_apart(written, residual))
-            and is_apart(written, weight) and is_apart(written, bias)
-        ):
-            return None
-    if not is_apart(out, sum_out):
-        return None
-    if out is None:
-        out = new_like(x)
-    if sum_out is None:
-        sum_out = new_like(x)
-    run_rows(&call, cnp.PyArray_DATA(<cnp.ndarray>x), cnp.PyArray_DATA(<cnp.ndarray>residual),
-             cnp.PyArray_DATA(<cnp.ndarray>sum_out), cnp.PyArray_DATA(<cnp.ndarray>out),
-             cnp.PyArray_NBYTES(<cnp.ndarray>x))
-    return out, sum_out
+include "rows.pxi"
 
 
 cdef inline bint is_running(object buffer, int typenum, cnp.npy_intp channels, bint training):

@@ -15,8 +15,8 @@ static const size_t dtype_bytes[WN_DTYPE_COUNT] = {
 size_t wn_dtype_bytes(wn_dtype dtype) { return dtype_bytes[dtype]; }
 
 enum {
-    STATE_ARRAYS = 5, /* mean, mean_lo, m2, m2_lo, scale */
-    SPLIT_BELOW = 2,  /* units a thread, below which units are split: at most 660 KB of states a thread */
+    STATE_ARRAYS = 5,   /* mean, mean_lo, m2, m2_lo, scale */
+    SPLIT_BELOW = 2,    /* units a thread, below which units are split: at most 660 KB of states a thread */
     FEW_BYTES = 1 << 16 /* of rows that one thread takes without a plan; what is past the cache is far more */
 };
 

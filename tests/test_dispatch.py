@@ -1,6 +1,8 @@
 """Backends and instruction sets: chosen by name, refused by name."""
 
+import inspect
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -134,6 +136,23 @@ def test_fast_lane_is_closed_while_another_backend_is_in_use(monkeypatch):
     assert len(calls) == 1
     wn.layer_norm(x)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_the_fast_function_has_the_signature_of_the_general_one(name):
+    function = getattr(wn, name)
+    general = function.__wrapped__
+    fast = getattr(_c, f"fast_{name}")(general)
+    for parameter, other in zip(
+        inspect.signature(fast).parameters.values(),
+        inspect.signature(general).parameters.values(),
+        strict=True,
+    ):
+        assert (parameter.name, parameter.kind) == (other.name, other.kind)
+        assert parameter.default == other.default
+    assert inspect.signature(function) == inspect.signature(general)
+    assert function.__doc__ == general.__doc__
+    assert pickle.loads(pickle.dumps(function)) is function
 
 
 def test_show_config(capsys):

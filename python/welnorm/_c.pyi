@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ def norm_rows(
     dtype: object,
     centred: bool,
 ) -> NDArray[Any] | None: ...
+def fast_layer_norm(general: Callable[..., Any]) -> Any: ...
+def fast_rms_norm(general: Callable[..., Any]) -> Any: ...
 def add_norm_rows(
     x: object,
     residual: object,

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _backends, _dtypes
-from ._fast_lane import norm_rows
+from ._fast_lane import fast_layer_norm, fast_rms_norm
 from ._problem import Array, check_axes, check_number, check_out, make_problem
 
 __all__ = ["layer_norm", "rms_norm"]
 
 
+@fast_layer_norm
 def layer_norm(
     x: ArrayLike,
     weight: ArrayLike | None = None,
@@ -77,9 +78,6 @@ def layer_norm(
     >>> wn.layer_norm([2.0, 4.0, 6.0, 8.0]).round(2)
     array([-1.34, -0.45,  0.45,  1.34])
     """
-    y = norm_rows(x, weight, bias, axis, eps, activation, out, dtype, True)
-    if y is not None:
-        return y
     array = _dtypes.as_float_array(x, "x")
     axes = check_axes(axis, array.ndim)
     problem = make_problem(
@@ -96,6 +94,7 @@ def layer_norm(
     return problem.out
 
 
+@fast_rms_norm
 def rms_norm(
     x: ArrayLike,
     weight: ArrayLike | None = None,
@@ -157,10 +156,6 @@ def rms_norm(
     >>> wn.rms_norm([3.0, 4.0]).round(3)
     array([0.849, 1.131])
     """
-    if isinstance(weight_offset, float) and weight_offset == 0.0:
-        y = norm_rows(x, weight, bias, axis, eps, activation, out, dtype, False)
-        if y is not None:
-            return y
     array = _dtypes.as_float_array(x, "x")
     axes = check_axes(axis, array.ndim)
     problem = make_problem(
