@@ -143,11 +143,8 @@ def test_the_fast_function_has_the_signature_of_the_general_one(name):
     function = getattr(wn, name)
     general = function.__wrapped__
     fast = getattr(_c, f"fast_{name}")(general)
-    for parameter, other in zip(
-        inspect.signature(fast).parameters.values(),
-        inspect.signature(general).parameters.values(),
-        strict=True,
-    ):
+    parameters, others = (inspect.signature(f).parameters.values() for f in (fast, general))
+    for parameter, other in zip(parameters, others, strict=True):
         assert (parameter.name, parameter.kind) == (other.name, other.kind)
         assert parameter.default == other.default
     assert inspect.signature(function) == inspect.signature(general)

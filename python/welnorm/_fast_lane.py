@@ -13,7 +13,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def fast_layer_norm(general: Function) -> Function:
-    """Make layer_norm a C function that tries the fast lane, and if the call is not ordinary the general one."""
+    """Make layer_norm a C function that tries the fast lane, and then the general one."""
     return _wrap(extension.fast_layer_norm, general) if extension is not None else general
 
 
