@@ -64,7 +64,7 @@ def fast_rms_norm(object general):
     """rms_norm likewise."""
     def rms_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-6, weight_offset=0.0, activation=None,
                  out=None, dtype=None):
-        if type(weight_offset) is float and weight_offset == 0.0:
+        if isinstance(weight_offset, float) and weight_offset == 0.0:
             y = norm_rows(x, weight, bias, axis, eps, activation, out, dtype, False)
             if y is not None:
                 return y

@@ -19,6 +19,14 @@ static inline V FN(normalize)(V x, const FN(norm_v) * norm) {
     return V_FMA(x - norm->mean_hi, norm->rstd, norm->offset);
 }
 
+/* The same with its parameters from element `at` on. */
+static inline wn_affine FN(affine_from)(const wn_affine *affine, ptrdiff_t at) {
+    wn_affine from = *affine;
+    if (affine->weight) from.weight = (const C *)affine->weight + at;
+    if (affine->bias) from.bias = (const C *)affine->bias + at;
+    return from;
+}
+
 /* One parameter, from an address that may not be aligned. */
 static inline C FN(parameter)(const C *p) {
     C value;

@@ -45,7 +45,8 @@ static inline const T *FN(addend_at)(const FN(rows) * rows, const void *first, s
     return (const void *)((const char *)first + (ptrdiff_t)r * rows->x_stride);
 }
 
-/* Writes row r from element `from` on, if that is not done. Returns whether what is before is left to do. */
+/* Writes row r from element `from` on, if that is not done, and keeps what is there if rows are kept. Returns
+ * whether what is before is left to do. */
 static ALWAYS_INLINE int FN(write_row)(const FN(rows) * rows, size_t r, size_t from) {
     wn_addends *adds = rows->adds;
     T *sum = FN(row_in_memory)(rows, r);
@@ -79,7 +80,7 @@ static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t c
             team->past = team->augend != team->sum && team->addend != team->sum &&
                          (uintptr_t)team->sum % (V_N * sizeof(T)) == 0;
         }
-        if (team && in_team)
+        if (in_team)
             sums[k] = FN(add_runs)(&x, 1, rows->n, 0, 0.0, team, form);
         else
             FN(sum_row)(rows, r + k, &sums[k]);
@@ -124,51 +125,60 @@ static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, const w
 static WN_NOINLINE void FN(apply_singly)(const FN(rows) * rows, size_t r, size_t count,
                                          const wn_norm *norms) {
     for (size_t k = 0; k < count; k++) {
-        wn_affine affine = *rows->affine;
-        ptrdiff_t at = (ptrdiff_t)(r + k) * rows->affine_step;
-        if (affine.weight) affine.weight = (const C *)affine.weight + at;
-        if (affine.bias) affine.bias = (const C *)affine.bias + at;
+        wn_affine affine = FN(affine_from)(rows->affine, (ptrdiff_t)(r + k) * rows->affine_step);
         FN(apply_run)(FN(row_x)(rows, r + k), FN(row_y)(rows, r + k), rows->n, &norms[k], &affine);
     }
 }
 
-/* A function for each form: in one for all of them GCC 12 keeps the sums of some in memory. */
-typedef void FN(team_step)(const FN(rows) * rows, size_t r, const wn_norm *norms, size_t later,
-                           FN(sums) * sums);
+/* A function for each form, in one for all of them GCC 12 keeps the sums of some in memory; and how many rows
+ * it takes. */
+typedef struct {
+    void (*norm)(const FN(rows) * rows, size_t r, const wn_norm *norms, size_t later, FN(sums) * sums);
+    size_t rows;
+} FN(step);
 
-#define NORM_TEAM(name, ...)                                                                                 \
+#define NORM_TEAM(name, team_rows, varies, bias, streams, sum)                                               \
+    enum { FN(name##_rows) = team_rows };                                                                    \
     static WN_NOINLINE void FN(name)(const FN(rows) * rows, size_t r, const wn_norm *norms, size_t later,    \
                                      FN(sums) * sums) {                                                      \
-        FN(norm_team)(rows, r, norms, later, sums, (FN(form)){__VA_ARGS__});                                 \
+        const FN(form)                                                                                       \
+            form = {.rows = team_rows, .vary = varies, .has_bias = bias, .stream = streams, .adds = sum};    \
+        FN(norm_team)(rows, r, norms, later, sums, form);                                                    \
     }
-#define NORM_TEAMS(name, rows, stream, adds)                                                                 \
-    NORM_TEAM(name##_with_bias, rows, 1, 1, stream, adds)                                                    \
-    NORM_TEAM(name, rows, 1, 0, stream, adds)
+#define NORM_TEAMS(name, rows, streams, sum)                                                                 \
+    NORM_TEAM(name##_with_bias, rows, 1, 1, streams, sum)                                                    \
+    NORM_TEAM(name, rows, 1, 0, streams, sum)
+#define STEP(name)                                                                                           \
+    (FN(step)) { FN(name), FN(name##_rows) }
+#define STEPS(name) (has_bias ? STEP(name##_with_bias) : STEP(name))
 
-NORM_TEAM(norm_one_plain, 1, 0, 1, 0, 0)
-NORM_TEAM(stream_plain, FN(SHORT_TEAM), 0, 1, 1, 0)
-NORM_TEAMS(norm_one, 1, 0, 0)
-NORM_TEAMS(norm_two, 2, 0, 0)
+NORM_TEAM(one_scalar, 1, 0, 1, 0, 0)
+NORM_TEAM(stream_scalar, FN(SHORT_TEAM), 0, 1, 1, 0)
+NORM_TEAMS(one, 1, 0, 0)
+NORM_TEAMS(two, 2, 0, 0)
 NORM_TEAMS(stream_short, FN(SHORT_TEAM), 1, 0)
-NORM_TEAMS(norm_sum, 1, 0, 1)
+NORM_TEAMS(one_sum, 1, 0, 1)
 #if !IS_16BIT /* not worth the size of their code */
 NORM_TEAMS(stream_long, FN(MOST_ROWS), 1, 0)
 NORM_TEAMS(stream_sum, 1, 1, 1)
 #endif
+
+static FN(step) FN(step_for)(size_t n, int vary, int has_bias, int stream, int adds) {
+    int is_long = n >= FN(LONG_ROW);
+    if (!vary) return stream ? STEP(stream_scalar) : STEP(one_scalar);
+#if !IS_16BIT
+    if (stream && adds) return STEPS(stream_sum);
+    if (stream && is_long) return STEPS(stream_long);
+#endif
+    if (adds) return STEPS(one_sum);
+    if (stream) return STEPS(stream_short);
+    if (is_long || (n <= FN(MEDIUM_ROW) && FN(SHORT_TEAM) == 2)) return STEPS(two);
+    return STEPS(one);
+}
+#undef STEPS
+#undef STEP
 #undef NORM_TEAMS
 #undef NORM_TEAM
-
-static FN(team_step) * FN(step_for)(size_t team, int vary, int has_bias, int stream, int adds) {
-    if (!vary) return stream ? FN(stream_plain) : FN(norm_one_plain);
-#if !IS_16BIT
-    if (adds && stream) return has_bias ? FN(stream_sum_with_bias) : FN(stream_sum);
-    if (team == FN(MOST_ROWS)) return has_bias ? FN(stream_long_with_bias) : FN(stream_long);
-#endif
-    if (adds) return has_bias ? FN(norm_sum_with_bias) : FN(norm_sum);
-    if (stream) return has_bias ? FN(stream_short_with_bias) : FN(stream_short);
-    if (team == 2) return has_bias ? FN(norm_two_with_bias) : FN(norm_two);
-    return has_bias ? FN(norm_one_with_bias) : FN(norm_one);
-}
 
 static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride, size_t row_count,
                            size_t n, const wn_affine *affine, ptrdiff_t affine_step, double eps, int centred,
@@ -195,28 +205,22 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     int vary = affine->advance && (affine->weight || affine->bias);
     int is_shared = !vary || (affine->weight && affine_step == 0); /* a bias alone is rare */
     int in_teams = WEAVES && (vary || !adds) && is_plain && is_shared && (stream || !affine->stream);
-    int is_long = vary && n >= FN(LONG_ROW) && !adds;
-    size_t team = 1;
-    if (in_teams && is_long)
-        team = stream && !IS_16BIT ? FN(MOST_ROWS) : 2;
-    else if (in_teams && !(adds && vary) && (stream || (vary && n <= FN(MEDIUM_ROW))))
-        team = FN(SHORT_TEAM);
-    FN(team_step) *step =
-        in_teams ? FN(step_for)(team, vary, affine->bias != NULL, stream, adds != NULL) : NULL;
-    size_t lag = WEAVES && n > FN(MEDIUM_ROW) ? team : 2 * team;
+    FN(step) step = {NULL, 1};
+    if (in_teams) step = FN(step_for)(n, vary, affine->bias != NULL, stream, adds != NULL);
+    size_t team = step.rows, lag = WEAVES && n > FN(MEDIUM_ROW) ? team : 2 * team;
     T kept[FN(KEPT)];
-    if (step && adds && stream && !IS_16BIT) rows.kept = kept, rows.kept_count = lag + 1;
+    if (step.norm && adds && stream && !IS_16BIT) rows.kept = kept, rows.kept_count = lag + 1;
 
     FN(sum_rows)(&rows, 0, team, sums, NULL, FN(no_form));
     size_t good = FN(finish_rows)(&rows, 0, team, sums, norms), next_good = 0;
     if (lag > team) FN(sum_rows)(&rows, team, team, sums, NULL, FN(no_form));
     for (size_t row = 0, later = lag;; row += team, later += team) {
         if (lag > team) next_good = FN(finish_rows)(&rows, row + team, team, sums, next);
-        if (good < team || !step) {
+        if (good < team || !step.norm) {
             FN(apply_singly)(&rows, row, good, norms);
             FN(sum_rows)(&rows, later, team, sums, NULL, FN(no_form));
         } else {
-            step(&rows, row, norms, later, sums);
+            step.norm(&rows, row, norms, later, sums);
         }
         if (good < team || row + team >= row_count) return row + good;
         if (lag == team) next_good = FN(finish_rows)(&rows, row + team, team, sums, next);

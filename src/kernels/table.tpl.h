@@ -10,8 +10,8 @@
 #define LANES 32
 /* Bytes that are fetched ahead of what is read, in the cache and from beyond it. */
 enum { AHEAD = 4096, FAR_AHEAD = 8192 };
-/* Whether sums are woven into the apply step (rows.tpl.h): float64's take two passes, and the portable table,
- * which few CPUs need, stays small. */
+/* Whether sums are woven into the apply step (rows.tpl.h, woven.tpl.h): float64's take two passes, and the
+ * portable table, which few CPUs need, stays small. */
 #ifdef WN_PORTABLE
 #    define WEAVES 0
 #else

@@ -9,15 +9,6 @@ static inline void *FN(result_at)(const wn_runs *runs, size_t r) {
     return (char *)runs->y + (ptrdiff_t)r * runs->y_stride;
 }
 
-/* The runs' parameters from run r on. */
-static inline wn_affine FN(affine_at)(const wn_runs *runs, const wn_affine *affine, size_t r) {
-    wn_affine of_run = *affine;
-    ptrdiff_t at = (ptrdiff_t)r * runs->affine_step;
-    if (affine->weight) of_run.weight = (const C *)affine->weight + at;
-    if (affine->bias) of_run.bias = (const C *)affine->bias + at;
-    return of_run;
-}
-
 static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *runs, const wn_norm *norm,
                                              const wn_affine *affine, FN(form) form) {
     static const C one = 1, zero = (C)-0.0; /* adds nothing to either zero */
@@ -26,7 +17,7 @@ static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *ru
     UNROLL for (size_t i = 0; i < FN(VECTORS); i++) lanes.sum[i] = lanes.square[i] = lanes.lost[i] =
         v_set_f64(0.0);
     for (size_t r = 0; r < runs->count; r++) {
-        wn_affine of_run = FN(affine_at)(runs, affine, r);
+        wn_affine of_run = FN(affine_from)(affine, (ptrdiff_t)r * runs->affine_step);
         FN(team)
         team = {.x = {FN(run_at)(runs->x, runs, r)},
                 .y = {FN(result_at)(runs, r)},
@@ -58,7 +49,7 @@ static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int cent
 #define WEAVE(...) sums = FN(weave_runs)(next, runs, norm, affine, (FN(form)){__VA_ARGS__})
     if (!is_woven) {
         for (size_t r = 0; r < runs->count; r++) {
-            wn_affine of_run = FN(affine_at)(runs, affine, r);
+            wn_affine of_run = FN(affine_from)(affine, (ptrdiff_t)r * runs->affine_step);
             FN(apply_run)(FN(run_at)(runs->x, runs, r), FN(result_at)(runs, r), runs->n, norm, &of_run);
         }
         sums = FN(first_sums)(next_runs, runs->count, runs->n, centred);

@@ -180,8 +180,26 @@ static void try_norm_run(wn_dtype dtype, const row_call *call) {
 
 #include "sum_trials.h"
 
+/* Rows in teams, each length with teams of its own: enough of them for two of the largest and one row more.
+ * One in the middle may be for the wide path. */
+static void test_teams(wn_dtype dtype) {
+    static const size_t lengths[] = {128, 1040, 2064, 3072, WN_BLOCK};
+    for (size_t i = 0; i < 5; i++) EACH_KIND(k) for (int affine = 1; affine < 4; affine += 2) {
+            size_t n = lengths[i], rows = k == NEAR_0 || k == LARGE ? 9 : 2, bytes = n * size_of(dtype);
+            for (size_t apart = 0; apart <= 64; apart += 64) {
+                row_call call = {rows, n, (ptrdiff_t)(bytes + apart), affine,
+                                 1,    0, WN_NO_ACTIVATION,           TO_STORAGE};
+                for (size_t r = 0; r < rows; r++)
+                    fill(source + r * bytes, dtype, n, r == rows / 2 ? k : NEAR_0, r);
+                try_norm_run(dtype, &call);
+                try_sums(dtype, &call);
+            }
+        }
+}
+
 static void test_norm_run(wn_dtype dtype) {
     int turn = 0;
+    test_teams(dtype);
     EACH_KIND(k) EACH_LENGTH(n, WN_BLOCK) for (size_t rows = 1; rows <= (n <= SHORT ? 5 : 2); rows++) {
         ptrdiff_t bytes = (ptrdiff_t)(n * size_of(dtype)), strides[] = {bytes, bytes + 13, -bytes - 1, 0};
         for (size_t r = 0; r < rows; r++) /* one in the middle is of the kind */

@@ -20,7 +20,7 @@ static size_t next_rows(size_t n) { return n < 20 ? n + STEP : n < WN_ROWS ? WN_
 /* ---- memory: chunks with stretches between them that fault -------------------------------------------- */
 
 /* Mapped twice: inputs are written by way of one mapping and read by way of the other, which is read-only. */
-enum { CHUNK = 1 << 17, CHUNKS = 2 * WN_ROWS + 8 };
+enum { CHUNK = 1 << 19, CHUNKS = 2 * WN_ROWS + 8 };
 static char *readable_memory, *writable_memory;
 
 static char *chunk_at(char *memory, int index) { return memory + (2 * (size_t)index + 1) * CHUNK; }
