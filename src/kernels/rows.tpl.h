@@ -10,9 +10,8 @@
 /* Rows that go side by side if they are not long: two where a vector is a whole line. */
 enum { FN(SHORT_TEAM) = sizeof(V) == 64 ? 2 : 1 };
 enum { FN(MEDIUM_ROW) = 4096 / sizeof(T), FN(LONG_ROW) = 12288 / sizeof(C) };
-enum {
-    FN(KEPT) = IS_16BIT || IS_FLOAT64 ? 1 : 2 * WN_BLOCK
-}; /* elements of two rows, of three if they are short */
+/* Elements of the rows that are kept: of two, or of three if they are short. */
+enum { FN(KEPT) = IS_16BIT || IS_FLOAT64 ? 1 : 2 * WN_BLOCK };
 
 /* Rows of n elements: strides are in bytes, affine_step leads to the parameters of the next one. */
 typedef struct {
