@@ -19,7 +19,7 @@ static inline V FN(normalize)(V x, const FN(norm_v) * norm) {
     return V_FMA(x - norm->mean_hi, norm->rstd, norm->offset);
 }
 
-/* The same with its parameters from element `at` on. */
+/* With the parameters from element `at` on. */
 static inline wn_affine FN(affine_from)(const wn_affine *affine, ptrdiff_t at) {
     wn_affine from = *affine;
     if (affine->weight) from.weight = (const C *)affine->weight + at;
@@ -89,6 +89,13 @@ static ALWAYS_INLINE void FN(weave)(FN(team) * team, size_t i, size_t unit, FN(f
     if (form.stream && team->i + (unit > step ? unit / form.rows : V_N) > team->n) return;
     UNROLL for (size_t done = 0; done + step <= unit; done += step) FN(apply_team)(team, 0, form);
     if (step > unit && (i & LANES)) FN(apply_team)(team, 0, form); /* every other time */
+}
+
+/* Parameters of the team's row k that do not vary along it: element `at`, or what changes nothing. */
+static ALWAYS_INLINE void FN(set_scalars)(FN(team) * team, size_t k, ptrdiff_t at) {
+    static const C one = 1, zero = (C)-0.0; /* adds nothing to either zero */
+    team->w[k] = V_SET(FN(parameter)(team->weight ? team->weight + at : &one));
+    team->b[k] = V_SET(FN(parameter)(team->bias ? team->bias + at : &zero));
 }
 
 /* A team that streams goes from an aligned address on: its rows lie alike. */

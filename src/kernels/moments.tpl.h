@@ -125,14 +125,22 @@ static ALWAYS_INLINE double FN(sum_lanes)(v_f64 *lanes, v_f64 *lost) {
     return high[0] + low[0];
 }
 
+static ALWAYS_INLINE void FN(clear)(FN(lanes) * lanes) {
+    UNROLL for (size_t i = 0; i < FN(VECTORS); i++) lanes->sum[i] = lanes->square[i] = lanes->lost[i] =
+        v_set_f64(0.0);
+}
+
+static ALWAYS_INLINE FN(sums) FN(sums_of)(FN(lanes) * lanes) {
+    return (FN(sums)){FN(sum_lanes)(lanes->sum, NULL),
+                      FN(sum_lanes)(lanes->square, IS_FLOAT64 ? lanes->lost : NULL)};
+}
+
 static ALWAYS_INLINE FN(sums) FN(add_runs)(const void *const *runs, size_t run_count, size_t n, int shifted,
                                            double shift, FN(team) * team, FN(form) form) {
     FN(lanes) lanes;
-    UNROLL for (size_t i = 0; i < FN(VECTORS); i++) lanes.sum[i] = lanes.square[i] = lanes.lost[i] =
-        v_set_f64(0.0);
+    FN(clear)(&lanes);
     for (size_t r = 0; r < run_count; r++) FN(add_run)(runs[r], n, shifted, shift, &lanes, team, form);
-    return (FN(sums)){FN(sum_lanes)(lanes.sum, NULL),
-                      FN(sum_lanes)(lanes.square, IS_FLOAT64 ? lanes.lost : NULL)};
+    return FN(sums_of)(&lanes);
 }
 
 static FN(sums) FN(add_runs_again)(const void *const *runs, size_t run_count, size_t n, double shift) {

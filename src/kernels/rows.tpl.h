@@ -104,16 +104,12 @@ static WN_NOINLINE size_t FN(finish_rows)(const FN(rows) * rows, size_t r, size_
 /* The apply step of a team from row r on, and meanwhile the sums of as many rows from `later` on. */
 static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, const wn_norm *norms, size_t later,
                                         FN(sums) * sums, FN(form) form) {
-    static const C one = 1, zero = (C)-0.0; /* adds nothing to either zero */
     FN(team) team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n};
     UNROLL for (size_t k = 0; k < form.rows; k++) {
         team.x[k] = form.adds && form.stream ? FN(row_x)(rows, r + k) : FN(row_in_memory)(rows, r + k);
         team.y[k] = FN(row_y)(rows, r + k);
         team.norm[k] = FN(spread)(&norms[k]);
-        if (form.vary) continue;
-        ptrdiff_t at = (ptrdiff_t)(r + k) * rows->affine_step;
-        team.w[k] = V_SET(FN(parameter)(team.weight ? team.weight + at : &one));
-        team.b[k] = V_SET(FN(parameter)(team.bias ? team.bias + at : &zero));
+        if (!form.vary) FN(set_scalars)(&team, k, (ptrdiff_t)(r + k) * rows->affine_step);
     }
     FN(start_team)(&team, form);
     FN(sum_rows)(rows, later, form.rows, sums, &team, form);

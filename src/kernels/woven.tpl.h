@@ -11,29 +11,29 @@ static inline void *FN(result_at)(const wn_runs *runs, size_t r) {
 
 static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *runs, const wn_norm *norm,
                                              const wn_affine *affine, FN(form) form) {
-    static const C one = 1, zero = (C)-0.0; /* adds nothing to either zero */
     FN(norm_v) nv = FN(spread)(norm);
     FN(lanes) lanes;
-    UNROLL for (size_t i = 0; i < FN(VECTORS); i++) lanes.sum[i] = lanes.square[i] = lanes.lost[i] =
-        v_set_f64(0.0);
+    FN(clear)(&lanes);
     for (size_t r = 0; r < runs->count; r++) {
-        wn_affine of_run = FN(affine_from)(affine, (ptrdiff_t)r * runs->affine_step);
+        ptrdiff_t at = (ptrdiff_t)r * runs->affine_step;
         FN(team)
         team = {.x = {FN(run_at)(runs->x, runs, r)},
                 .y = {FN(result_at)(runs, r)},
                 .norm = {nv},
-                .weight = of_run.weight,
-                .bias = of_run.bias,
+                .weight = affine->weight,
+                .bias = affine->bias,
                 .n = runs->n};
         if (!form.vary) {
-            team.w[0] = V_SET(FN(parameter)(team.weight ? team.weight : &one));
-            team.b[0] = V_SET(FN(parameter)(team.bias ? team.bias : &zero));
+            FN(set_scalars)(&team, 0, at);
+        } else {
+            team.weight += at;
+            if (form.has_bias) team.bias += at;
         }
         FN(start_team)(&team, form);
         FN(add_run)(FN(run_at)(next, runs, r), runs->n, 0, 0.0, &lanes, &team, form);
         FN(finish_team)(&team, form);
     }
-    return (FN(sums)){FN(sum_lanes)(lanes.sum, NULL), FN(sum_lanes)(lanes.square, NULL)};
+    return FN(sums_of)(&lanes);
 }
 
 static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int centred, const wn_norm *norm,
@@ -46,7 +46,9 @@ static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int cent
         WEAVES && (!vary || affine->weight) && (!stream || is_aligned) && !(IS_16BIT && (vary || stream));
     FN(sums) sums;
     for (size_t r = 0; r < runs->count; r++) next_runs[r] = FN(run_at)(next, runs, r);
-#define WEAVE(...) sums = FN(weave_runs)(next, runs, norm, affine, (FN(form)){__VA_ARGS__})
+#define WEAVE(varies, bias, streams)                                                                         \
+    sums = FN(weave_runs)(next, runs, norm, affine,                                                          \
+                          (FN(form)){.rows = 1, .vary = varies, .has_bias = bias, .stream = streams})
     if (!is_woven) {
         for (size_t r = 0; r < runs->count; r++) {
             wn_affine of_run = FN(affine_from)(affine, (ptrdiff_t)r * runs->affine_step);
@@ -54,18 +56,18 @@ static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int cent
         }
         sums = FN(first_sums)(next_runs, runs->count, runs->n, centred);
     } else if (!vary && !stream) {
-        WEAVE(1, 0, 1, 0, 0);
+        WEAVE(0, 1, 0);
 #if !IS_16BIT /* not worth the size of their code */
     } else if (!vary) {
-        WEAVE(1, 0, 1, 1, 0);
+        WEAVE(0, 1, 1);
     } else if (affine->bias && stream) {
-        WEAVE(1, 1, 1, 1, 0);
+        WEAVE(1, 1, 1);
     } else if (affine->bias) {
-        WEAVE(1, 1, 1, 0, 0);
+        WEAVE(1, 1, 0);
     } else if (stream) {
-        WEAVE(1, 1, 0, 1, 0);
+        WEAVE(1, 0, 1);
     } else {
-        WEAVE(1, 1, 0, 0, 0);
+        WEAVE(1, 0, 0);
 #endif
     }
 #undef WEAVE
