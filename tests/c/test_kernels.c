@@ -178,7 +178,7 @@ static void try_norm_run(wn_dtype dtype, const row_call *call) {
     compare_with_portable((call->activation ? 8 : 4) * epsilon_of(dtype));
 }
 
-#include "sum_trials.h"
+#include "sum_tests.h"
 
 /* Rows in teams, each length with teams of its own: enough of them for two of the largest and one row more.
  * One in the middle may be for the wide path. */
@@ -452,7 +452,7 @@ static void test_copy(wn_dtype dtype) {
     }
 }
 
-#include "woven_test.h"
+#include "woven_tests.h"
 
 static void run_test(const char *name, void (*test)(wn_dtype dtype)) {
     static const char *const dtypes[] = {
