@@ -1,16 +1,20 @@
 /* Many rows of one block each: statistics and apply. Included once per instruction set and dtype by
  * dtype.tpl.h.
  *
- * Three things go on at a time: rows are summed, those a team before them finished (square roots and
- * divisions take their time), those `lag` before them applied. The sums are woven into the apply step: the
- * one is bound by arithmetic, the other by loads and stores. (Not so float64, whose sums take two passes.)
- * From MEDIUM_ROW on rows are applied as soon as they are finished, to find them in L1; long ones go side by
- * side in teams, which share the loads of weight and bias: with those alone a row fills L1. */
+ * The sums of later rows are woven into the apply step: the one is bound by arithmetic, the other by loads and
+ * stores. (Not so float64, whose sums take two passes.) Between the two, rows are finished a batch at a time:
+ * a row's last sum, square root and divisions wait for each other, and as instructions retire in order they
+ * would soon hold up all that follows; those of several rows go on at once. A batch is still in L1 when it is
+ * applied.
+ * Short rows and long ones go side by side in teams, which share the loads of weight and bias: with those
+ * alone a long row fills L1. */
 
 /* Rows that go side by side if they are not long: two where a vector is a whole line. */
 enum { FN(SHORT_TEAM) = sizeof(V) == 64 ? 2 : 1 };
 enum { FN(MEDIUM_ROW) = 4096 / sizeof(T), FN(LONG_ROW) = 12288 / sizeof(C) };
-/* Elements of the rows that are kept: of two, or of three if they are short. */
+/* Rows that are finished at a time: as many elements, but not more rows. */
+enum { FN(BATCH) = 8192 / sizeof(T), FN(BATCH_ROWS) = 8 };
+/* Elements of the rows that are kept: those of a batch and one more. */
 enum { FN(KEPT) = IS_16BIT || IS_FLOAT64 ? 1 : 2 * WN_BLOCK };
 
 /* Rows of n elements: strides are in bytes, affine_step leads to the parameters of the next one. */
@@ -192,8 +196,8 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
             .count = (double)n,
             .inverse_count = 1.0 / (double)n,
             .adds = adds};
-    FN(sums) sums[FN(MOST_ROWS)] = {{0.0, 0.0}};
-    wn_norm norms[FN(MOST_ROWS)], next[FN(MOST_ROWS)];
+    FN(sums) sums[FN(BATCH_ROWS)];
+    wn_norm norms[FN(BATCH_ROWS)];
     int is_plain = !affine->activation && !(IS_16BIT && affine->to_compute);
     int stream =
         affine->stream && (uintptr_t)y % sizeof(T) == 0 && (uintptr_t)y_stride % (V_N * sizeof(T)) == 0;
@@ -202,24 +206,18 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     int in_teams = WEAVES && (vary || !adds) && is_plain && is_shared && (stream || !affine->stream);
     FN(step) step = {NULL, 1};
     if (in_teams) step = FN(step_for)(n, vary, affine->bias != NULL, stream, adds != NULL);
-    size_t team = step.rows, lag = WEAVES && n > FN(MEDIUM_ROW) ? team : 2 * team;
+    size_t team = step.rows, batch = WEAVES ? FN(BATCH) / n / team * team : 1;
+    batch = batch < team ? team : batch > FN(BATCH_ROWS) ? FN(BATCH_ROWS) : batch;
     T kept[FN(KEPT)];
-    if (step.norm && adds && stream && !IS_16BIT) rows.kept = kept, rows.kept_count = lag + 1;
+    if (step.norm && adds && stream && !IS_16BIT) rows.kept = kept, rows.kept_count = batch + 1;
 
-    FN(sum_rows)(&rows, 0, team, sums, NULL, FN(no_form));
-    size_t good = FN(finish_rows)(&rows, 0, team, sums, norms), next_good = 0;
-    if (lag > team) FN(sum_rows)(&rows, team, team, sums, NULL, FN(no_form));
-    for (size_t row = 0, later = lag;; row += team, later += team) {
-        if (lag > team) next_good = FN(finish_rows)(&rows, row + team, team, sums, next);
-        if (good < team || !step.norm) {
-            FN(apply_singly)(&rows, row, good, norms);
-            FN(sum_rows)(&rows, later, team, sums, NULL, FN(no_form));
-        } else {
-            step.norm(&rows, row, norms, later, sums);
-        }
-        if (good < team || row + team >= row_count) return row + good;
-        if (lag == team) next_good = FN(finish_rows)(&rows, row + team, team, sums, next);
-        good = next_good;
-        memcpy(norms, next, sizeof norms);
+    FN(sum_rows)(&rows, 0, batch, sums, NULL, FN(no_form));
+    for (size_t row = 0;; row += batch) {
+        size_t good = FN(finish_rows)(&rows, row, batch, sums, norms), done = 0;
+        for (; step.norm && done + team <= good; done += team)
+            step.norm(&rows, row + done, norms + done, row + batch + done, sums + done);
+        FN(apply_singly)(&rows, row + done, good - done, norms + done);
+        if (good < batch || row + batch >= row_count) return row + good;
+        FN(sum_rows)(&rows, row + batch + done, batch - done, sums + done, NULL, FN(no_form));
     }
 }
