@@ -26,8 +26,9 @@ typedef struct {
     v_f64 sum[FN(VECTORS)], square[FN(VECTORS)], lost[FN(VECTORS)];
 } FN(lanes);
 
+/* What converts 16-bit elements is busy enough: their sums go where products do. */
 static ALWAYS_INLINE void FN(add_vector)(v_f64 d, v_f64 *sum, v_f64 *square, v_f64 *lost) {
-    *sum += d;
+    *sum = IS_16BIT ? v_fma_f64(d, v_set_f64(1.0), *sum) : *sum + d;
     if (IS_FLOAT64) {
         v_f64 term = v_fma_f64(d, d, *lost);
         v_f64 total = *square + term;
