@@ -6,4 +6,12 @@
 #define WN_VECTOR_BYTES 16
 #define WN_PORTABLE
 
+#if defined(__SSE2__) && !defined(WN_SCALAR)
+#    include <emmintrin.h>
+#    include "types.h"
+/* GCC 12 makes a conversion for each element of __builtin_convertvector */
+#    define v_wide_f32 v_wide_f32
+static inline v_f64 v_wide_f32(const void *p) { return _mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(p))); }
+#endif
+
 #include "simd.h"

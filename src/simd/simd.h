@@ -164,30 +164,47 @@ static inline v_f64 v_wide_part_f64(const void *p, size_t n, double fill) {
 #    define WN_NOINLINE inline
 #endif
 
-#ifndef v_load_f16
-static WN_NOINLINE v_f32 v_load_f16(const void *p) {
-    uint16_t half[V_F32];
-    float wide[V_F32];
-    memcpy(half, p, sizeof half);
-    for (size_t i = 0; i < V_F32; i++) wide[i] = wn_f16_to_f32(half[i]);
-    return v_load_f32(wide);
+#ifdef WN_SCALAR
+static inline v_f32 v_load_f16(const void *p) {
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    return wn_f16_to_f32(half);
+}
+static inline void v_store_f16(void *p, v_f32 v) {
+    uint16_t half = wn_f32_to_f16(v);
+    memcpy(p, &half, sizeof half);
+}
+#elif !defined(v_load_f16)
+/* As wn_f16_to_f32 and wn_f32_to_f16, all cases at once. */
+static inline v_f32 v_load_f16(const void *p) {
+    v_u16 halves;
+    memcpy(&halves, p, sizeof halves);
+    v_i32 half = __builtin_convertvector(halves, v_i32), magnitude = (half & 0x7fff) << 13;
+    v_i32 number = magnitude + (112 << 23) + ((magnitude >= 0x7c00 << 13) & (112 << 23));
+    v_f32 subnormal = v_from_bits_f32(magnitude + (113 << 23)) - wn_float_of(113u << 23);
+    v_i32 is_subnormal = magnitude < 0x0400 << 13;
+    return v_from_bits_f32((half & 0x8000) << 16 | (v_bits_f32(subnormal) & is_subnormal) |
+                           (number & ~is_subnormal));
 }
 static WN_NOINLINE void v_store_f16(void *p, v_f32 v) {
-    float wide[V_F32];
-    uint16_t half[V_F32];
-    v_store_f32(wide, v);
-    for (size_t i = 0; i < V_F32; i++) half[i] = wn_f32_to_f16(wide[i]);
-    memcpy(p, half, sizeof half);
+    v_i32 bits = v_bits_f32(v), magnitude = bits & 0x7fffffff, shifted = magnitude >> 13;
+    v_i32 number = (magnitude - (112 << 23) + 0xfff + (shifted & 1)) >> 13;
+    v_i32 subnormal = v_bits_f32(v_from_bits_f32(magnitude) + 0.5f) - (int32_t)wn_bits_of(0.5f);
+    v_i32 is_subnormal = magnitude < 0x38800000, is_large = magnitude >= 0x477ff000;
+    v_i32 large = 0x7c00 | ((magnitude > 0x7f800000) & (0x0200 | (shifted & 0x3ff))); /* inf, NaN */
+    v_i32 half = (subnormal & is_subnormal) | (large & is_large) | (number & ~(is_subnormal | is_large));
+    v_u16 halves = __builtin_convertvector(half | (bits >> 16 & 0x8000), v_u16);
+    memcpy(p, &halves, sizeof halves);
 }
 #endif
 
 #ifndef v_wide_f16
-static WN_NOINLINE v_f64 v_wide_f16(const void *p) {
-    uint16_t half[V_F64];
-    double wide[V_F64];
-    memcpy(half, p, sizeof half);
-    for (size_t i = 0; i < V_F64; i++) wide[i] = wn_f16_to_f32(half[i]);
-    return v_load_f64(wide);
+static inline v_f64 v_wide_f16(const void *p) {
+    uint16_t half[V_F32] = {0};
+    float narrow[V_F32];
+    memcpy(half, p, V_F64 * sizeof *half);
+    v_store_f32(narrow, v_load_f16(half));
+    return v_wide_f32(narrow);
 }
 #endif
 
