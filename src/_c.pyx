@@ -364,16 +364,21 @@ def move_blocked(cnp.ndarray plain not None, cnp.ndarray blocked not None, bint 
         wn_move_blocked(to_plain, to_blocked, batch, channels, positions, block, element_bytes, into_blocks)
 
 
-def copy(cnp.ndarray dst not None, cnp.ndarray src not None, bint nontemporal=False):
-    """Copy src to dst, contiguous and of the same size: the physical limit that benchmarks compare with."""
+def copy(cnp.ndarray dst not None, cnp.ndarray src not None, bint nontemporal=False, size_t read_first=0):
+    """Copy src to dst, contiguous and of the same size: the physical limit that benchmarks compare with.
+
+    With read_first a thread reads so many bytes before it copies them.
+    """
     cdef size_t bytes = cnp.PyArray_NBYTES(src)
     cdef void *to = cnp.PyArray_DATA(dst)
     cdef const void *source = cnp.PyArray_DATA(src)
     if (not cnp.PyArray_ISCARRAY(dst) or not cnp.PyArray_ISCARRAY_RO(src)
             or cnp.PyArray_NBYTES(dst) != cnp.PyArray_NBYTES(src)):
         raise ValueError("dst and src must be C-contiguous and of the same size")
+    if read_first % 64:
+        raise ValueError("read_first must be a multiple of 64")
     with nogil:
-        wn_copy(to, source, bytes, nontemporal)
+        wn_copy(to, source, bytes, nontemporal, read_first)
 
 
 def usable_isas():

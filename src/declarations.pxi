@@ -91,7 +91,7 @@ cdef extern from "welnorm.h" nogil:
     void wn_widen(wn_dtype dtype, const void *elements, void *wide, size_t n)
     void wn_move_blocked(void *plain, void *blocked, size_t batch, size_t channels, size_t positions,
                          size_t block, size_t element_bytes, int into_blocks)
-    void wn_copy(void *dst, const void *src, size_t bytes, int nontemporal)
+    void wn_copy(void *dst, const void *src, size_t bytes, int nontemporal, size_t read_first)
     wn_axes wn_axes_of(const wn_axis *axis, int ndim)
 
 cdef extern from "dispatch.h" nogil:

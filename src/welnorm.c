@@ -4,6 +4,7 @@
 #include "job.h"
 #include "threads.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 static const size_t dtype_bytes[WN_DTYPE_COUNT] = {
@@ -325,19 +326,27 @@ wn_axes wn_axes_of(const wn_axis *axis, int ndim) {
 typedef struct {
     char *dst;
     const char *src;
-    size_t bytes;
+    size_t bytes, read_first;
     int nontemporal;
+    atomic_uint *bits; /* for the compiler not to leave out the reading */
 } copy_call;
 
 static void copy_body(void *context, int thread, int thread_count) {
     const copy_call *call = context;
+    const struct wn_dtype_kernels *kernels = &wn_selected_isa()->dtype[WN_f32];
     size_t line, end;
     wn_split(wn_ceil_div(call->bytes, 64), thread, thread_count, &line, &end);
-    size_t begin = line * 64, bytes = wn_min(call->bytes, end * 64) - begin;
-    wn_selected_isa()->dtype[WN_f32].copy(call->dst + begin, call->src + begin, bytes, call->nontemporal);
+    size_t step = call->read_first ? call->read_first : call->bytes;
+    end = wn_min(call->bytes, end * 64);
+    for (size_t begin = line * 64, bytes; begin < end; begin += bytes) {
+        bytes = wn_min(step, end - begin);
+        if (call->read_first) *call->bits |= kernels->read(call->src + begin, bytes / sizeof(uint32_t));
+        kernels->copy(call->dst + begin, call->src + begin, bytes, call->nontemporal);
+    }
 }
 
-void wn_copy(void *dst, const void *src, size_t bytes, int nontemporal) {
-    copy_call call = {dst, src, bytes, nontemporal};
+void wn_copy(void *dst, const void *src, size_t bytes, int nontemporal, size_t read_first) {
+    atomic_uint bits = 0;
+    copy_call call = {dst, src, bytes, read_first, nontemporal, &bits};
     wn_parallel(wn_threads_for(2 * bytes, wn_ceil_div(bytes, 64)), copy_body, &call);
 }

@@ -249,11 +249,12 @@ def test_reference_checks_a_part_of_any_layout(layout, monkeypatch):
 @pytest.mark.parametrize(("shape", "threads"), [((3, 5), 2), ((600, 1000), 2), ((600, 1000), 1)])
 def test_limits_without_the_extension_say_so(shape, threads):
     x = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
-    plain, streaming = bench.make_limits(x, threads, None)
+    plain, *others = bench.make_limits(x, threads, None, 5)
     plain.call()
     assert plain.name == "P.copy"
     assert "np.copyto" in plain.note
-    assert streaming == bench.Missing("P.copy_nt", "needs welnorm's extension")
+    names = ("P.copy_nt", "P.read_copy", "P.read_copy_nt")
+    assert others == [bench.Missing(name, "needs welnorm's extension") for name in names]
 
 
 def test_numpy_copy_copies_everything():
@@ -266,8 +267,52 @@ def test_numpy_copy_copies_everything():
 def test_limits_with_the_extension_use_both_kinds_of_stores():
     calls = []
     x = np.ones((2, 3))
-    made = bench.make_limits(x, 1, lambda dst, src, nontemporal: calls.append((src is x, nontemporal)))
+
+    def native(dst, src, nontemporal, read_first):
+        calls.append((src is x, nontemporal, read_first))
+
+    made = bench.make_limits(x, 1, native)
     for one in made:
         one.call()
     assert [one.name for one in made] == list(bench.LIMITS)
-    assert calls == [(True, False), (True, True)]
+    assert calls == [(True, False, 0), (True, True, 0)]
+    calls.clear()
+    for one in bench.make_limits(x, 1, native, read_first=9):
+        one.call()
+    assert calls == [(True, False, 0), (True, True, 0), (True, False, 128), (True, True, 128)]
+
+
+@pytest.mark.parametrize(
+    ("case", "span"),
+    [
+        ("rms_norm/float32/rows/6x100", 100),
+        ("batch_norm_training/float32/nc/6x100", 600),
+        ("batch_norm_training/float32/nchw/2x64x3x5", 2 * 15),
+        ("batch_norm_training/float32/nhwc/2x3x5x64", 2 * 15 * 64),
+        ("batch_norm_training/float32/nchw16c/2x4x3x5x16", 2 * 15 * 16),
+        ("instance_norm/float32/nchw/2x64x3x5", 15),
+        ("group_norm/float32/nchw/2x64x3x5", 15 * 2),
+        ("group_norm/float32/nhwc/2x3x5x64", 15 * 64),
+        ("group_norm/float32/nchw16c/2x4x3x5x16", 15 * 16),
+    ],
+)
+def test_what_is_read_before_the_first_result_can_be_written(case, span):
+    case = bench.Case.parse(case)
+    assert case.statistic_span == span
+    assert case.statistic_share(1) == span
+    assert case.statistic_share(2) == min(span, math.prod(case.shape) // 2)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("nontemporal", [False, True])
+def test_a_copy_that_reads_first_copies_everything(threads, nontemporal):
+    native = limits.native_copy()
+    x = np.arange(300_001, dtype=np.float32)
+    out = np.zeros_like(x)
+    with wn.num_threads(threads):
+        native(out, x, nontemporal, 64 * 1000)
+    np.testing.assert_array_equal(out, x)
+    with pytest.raises(ValueError, match="read_first must be a multiple of 64"):
+        native(out, x, nontemporal, 100)
+    made = bench.prepare(CASE, 1, ["P.read_copy"])
+    assert [one.name for one in made] == ["P.read_copy"]

@@ -27,7 +27,6 @@
 #include "cols.tpl.h"
 #include "quantize.tpl.h"
 #include "exact.tpl.h"
-#include "copy.tpl.h"
 
 #undef IS_WIDE
 #undef ACTIVATE

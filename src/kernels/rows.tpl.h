@@ -1,13 +1,14 @@
 /* Many rows of one block each: statistics and apply. Included once per instruction set and dtype by
  * dtype.tpl.h.
  *
- * The sums of later rows are woven into the apply step: the one is bound by arithmetic, the other by loads and
- * stores. (Not so float64, whose sums take two passes.) Between the two, rows are finished a batch at a time:
- * a row's last sum, square root and divisions wait for each other, and as instructions retire in order they
- * would soon hold up all that follows; those of several rows go on at once. A batch is still in L1 when it is
- * applied.
- * Short rows and long ones go side by side in teams, which share the loads of weight and bias: with those
- * alone a long row fills L1. */
+ * Rows are summed, finished and applied. The sums of later rows are woven into the apply step: the one is
+ * bound by arithmetic, the other by loads and stores. (Not so float64, whose sums take two passes.) Short
+ * rows and long ones go side by side in teams, which share the loads of weight and bias: with those alone a
+ * long row fills L1.
+ *
+ * Rows are finished a batch at a time. A row's last sums, square root and divisions wait for each other, and
+ * as a CPU retires its instructions in order, they would soon hold up all that follows; those of several
+ * rows go on at once. A batch is still in L1 when it is applied. */
 
 /* Rows that go side by side if they are not long: two where a vector is a whole line. */
 enum { FN(SHORT_TEAM) = sizeof(V) == 64 ? 2 : 1 };

@@ -222,6 +222,8 @@ enum { AHEAD = 4096, FAR_AHEAD = 8192 };
 #undef UNROLL_APPLY
 #undef DTYPE
 
+#include "copy.tpl.h"
+
 #define TABLE_(isa) wn_kernels_##isa
 #define TABLE(isa) TABLE_(isa)
 #define NAME_(isa) #isa

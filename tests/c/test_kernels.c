@@ -452,6 +452,20 @@ static void test_copy(wn_dtype dtype) {
     }
 }
 
+static void test_read(wn_dtype dtype) {
+    static uint32_t words[300];
+    for (size_t bit = 0; bit < sizeof words / sizeof *words; bit++) {
+        words[bit] = UINT32_C(1) << bit % 32;
+        EACH_TRIAL(t, dtype) {
+            const uint32_t *x = input(&t, words, sizeof words);
+            EXPECT(t.kernels->read(x, bit) == 0);
+            EXPECT(t.kernels->read(x, bit + 1) == words[bit]);
+            EXPECT(t.kernels->read(x, sizeof words / sizeof *words) == words[bit]);
+        }
+        words[bit] = 0;
+    }
+}
+
 #include "woven_tests.h"
 
 static void run_test(const char *name, void (*test)(wn_dtype dtype)) {

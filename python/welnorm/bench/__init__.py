@@ -13,7 +13,7 @@ import welnorm as wn
 
 from .cases import OPS, SUITES, Arrays, Case, make_arrays
 from .contenders import IMPLEMENTATIONS, OURS, RIVALS, Contender, Missing, make_contenders, same_threads
-from .limits import LIMITS, make_limits, native_copy
+from .limits import LIMITS, LIMITS_OF_TWO_SWEEPS, make_limits, native_copy
 from .machine import machine_info, rival_versions
 from .reference import WrongResultError
 from .report import format_report
@@ -23,6 +23,7 @@ from .timing import QUICK, STANDARD, Plan, Timing, measure
 __all__ = [
     "IMPLEMENTATIONS",
     "LIMITS",
+    "LIMITS_OF_TWO_SWEEPS",
     "OPS",
     "OURS",
     "QUICK",
@@ -56,14 +57,15 @@ __all__ = [
 
 
 def prepare(case: Case, threads: int, names: Iterable[str]) -> list[Contender | Missing]:
-    """Make what `names` asks for, of `IMPLEMENTATIONS` (checked against float64) and of `LIMITS`."""
+    """Make what `names` asks for: `IMPLEMENTATIONS` (checked against float64) and limits."""
     names = tuple(names)
     try:
         arrays = make_arrays(case)
     except ModuleNotFoundError as missing:  # bfloat16 without ml_dtypes
         return [Missing(name, f"{missing.name} is not installed") for name in names]
-    made = make_contenders(case, arrays, threads, (name for name in names if name not in LIMITS))
-    copies = make_limits(arrays.read, threads, native_copy())
+    limits = {*LIMITS, *LIMITS_OF_TWO_SWEEPS}
+    made = make_contenders(case, arrays, threads, (name for name in names if name not in limits))
+    copies = make_limits(arrays.read, threads, native_copy(), case.statistic_share(threads))
     return made + [copy for copy in copies if copy.name in names]
 
 

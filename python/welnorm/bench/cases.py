@@ -152,6 +152,22 @@ class Case:
         itemsize = 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
         return (4 if self.op in ADDS else 2) * math.prod(self.shape) * itemsize
 
+    @property
+    def statistic_span(self) -> int:
+        """How many elements statistics are made of, with those that lie among them in memory."""
+        if self.layout == "rows":
+            return self.shape[-1]
+        neighbours = {"nchw": 1, "nchw16c": BLOCK}.get(self.layout, self.channels)
+        if self.norm == "group_norm":
+            neighbours = max(neighbours, self.channels // GROUPS)
+        samples = self.shape[0] if self.op.startswith("batch_norm") else 1
+        return samples * neighbours * (math.prod(self.shape) // (self.shape[0] * self.channels))
+
+    def statistic_share(self, threads: int) -> int:
+        """How many of them a thread reads before it can write: all, if there are as many spans as threads."""
+        total = math.prod(self.shape)
+        return min(self.statistic_span, -(-total // threads))
+
 
 @dataclass(frozen=True)
 class Arrays:
