@@ -16,8 +16,9 @@ static const size_t dtype_bytes[WN_DTYPE_COUNT] = {
 size_t wn_dtype_bytes(wn_dtype dtype) { return dtype_bytes[dtype]; }
 
 enum {
-    STATE_ARRAYS = 5,   /* mean, mean_lo, m2, m2_lo, scale */
-    SPLIT_BELOW = 2,    /* units a thread, below which units are split: at most 660 KB of states a thread */
+    STATE_ARRAYS = 5, /* mean, mean_lo, m2, m2_lo, scale */
+    SPLIT_BELOW = 2,  /* units a thread, below which units are split: at most 660 KB of states a thread */
+    LONG_UNIT = 8 * WN_BLOCK, /* elements */
     FEW_BYTES = 1 << 16 /* of rows that one thread takes without a plan; what is past the cache is far more */
 };
 
@@ -248,11 +249,14 @@ static wn_status run_units(wn_call *call, int threads, bool split) {
 }
 
 /* Ordinary stores read each line before they write it, and drive what is read next out of the cache. Past the
- * cache they go where the data is more than fits, and whole lines of y are written that nothing reads: y is
- * not x. In the pattern cols, rows must lie alike to their lines. */
+ * cache they go where the data is more than fits (others use it too, and long units, read again later, are
+ * driven out sooner), and whole lines of y are written that nothing reads: y is not x. In the pattern cols,
+ * rows must lie alike to their lines. */
 static bool is_streamed(const wn_job *job, size_t bytes) {
     const wn_problem *p = job->problem;
-    if (!p->y || p->y == p->x || !job->direct_y || job->to_compute || bytes <= wn_cache_bytes()) return false;
+    bool has_long_units = p->pattern == WN_RUN && p->reduced.count * p->inner.count > LONG_UNIT;
+    size_t fits = wn_cache_bytes() / 8 * (has_long_units && !p->given_mean ? 5 : 7);
+    if (!p->y || p->y == p->x || !job->direct_y || job->to_compute || bytes <= fits) return false;
     if ((uintptr_t)p->y % job->y_size != 0) return false;
     bool alike = true;
     for (int d = 0; d < p->reduced.ndim; d++) alike &= p->reduced.axis[d].y_stride % 64 == 0;
