@@ -2,12 +2,25 @@
  * instruction set and dtype by dtype.tpl.h. A column's order of summation is its rows' order: it depends
  * neither on the vector width nor on the columns beside it. */
 
-/* Rows that one vector of columns (or WIDE of them side by side) takes before the next: few where rows are
- * long, so that whole cache lines are used before they leave L1; all where they are short. */
-enum { FN(ROW_STEP) = 8, FN(SHORT_ROW) = 64, FN(WIDE) = 4 };
+/* Rows that one vector of columns (or WIDE of them side by side) takes before the next: all where rows are
+ * short, else few, so that whole cache lines are used before they leave L1. The hardware does not follow as
+ * many rows, so the next ones are fetched meanwhile. */
+enum { FN(BAND_ROWS) = 8, FN(SHORT_ROW) = 64, FN(WIDE) = 4 };
+enum { FN(LONG_STRIDE) = 1024, FN(MOST_AHEAD) = 32768 };
 
-static inline size_t FN(row_step)(size_t row_count, size_t columns) {
-    return columns <= FN(SHORT_ROW) || row_count < FN(ROW_STEP) ? row_count : FN(ROW_STEP);
+typedef struct {
+    size_t rows;
+    ptrdiff_t ahead; /* bytes */
+} FN(band);
+
+static inline FN(band) FN(band_of)(const void *const *rows, size_t row_count, size_t columns) {
+    FN(band) band = {row_count, AHEAD};
+    if (columns <= FN(SHORT_ROW) || row_count < FN(BAND_ROWS)) return band;
+    ptrdiff_t stride = (const char *)rows[1] - (const char *)rows[0];
+    band.rows = stride > FN(LONG_STRIDE) ? FN(BAND_ROWS) / 2 : FN(BAND_ROWS);
+    ptrdiff_t next = (ptrdiff_t)band.rows * stride;
+    if (next > AHEAD && next <= FN(MOST_AHEAD)) band.ahead = next;
+    return band;
 }
 
 /* Sums of deviations, of their squares, and what rounding lost of those, per column. */
@@ -27,8 +40,8 @@ static ALWAYS_INLINE void FN(store_columns)(double *p, v_f64 v, size_t part) {
         v_store_f64(p, v);
 }
 
-/* Adds `step` rows in `vectors` vectors of columns at c; the sums stay in registers. */
-static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, size_t step, size_t c, size_t vectors,
+/* Adds a band of rows in `vectors` vectors of columns at c; the sums stay in registers. */
+static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, FN(band) band, size_t c, size_t vectors,
                                        size_t part, int shifted, FN(columns) * to) {
     v_f64 s[FN(WIDE)], q[FN(WIDE)], lost[FN(WIDE)], shift[FN(WIDE)];
     UNROLL for (size_t v = 0; v < vectors; v++) {
@@ -37,10 +50,10 @@ static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, size_t step, siz
         if (IS_FLOAT64) lost[v] = FN(load_columns)(to->lost + at, part);
         if (shifted) shift[v] = FN(load_columns)(to->shift + at, part);
     }
-    for (size_t r = 0; r < step; r++) {
+    for (size_t r = 0; r < band.rows; r++) {
         UNROLL for (size_t v = 0; v < vectors; v++) {
             const T *x = (const T *)rows[r] + c + v * V_F64;
-            if (v * V_F64 * sizeof(T) % 64 == 0) PREFETCH((const char *)x + AHEAD); /* once a line */
+            if (v * V_F64 * sizeof(T) % 64 == 0) PREFETCH((const char *)x + band.ahead); /* once a line */
             v_f64 d;
             if (part)
                 d = V_WIDE_PART(x, part, 0.0);
@@ -60,18 +73,19 @@ static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, size_t step, siz
 
 static ALWAYS_INLINE void FN(add_block)(const void *const *rows, size_t row_count, size_t columns,
                                         int shifted, FN(columns) * to) {
-    size_t most = FN(row_step)(row_count, columns), step;
+    FN(band) band = FN(band_of)(rows, row_count, columns);
+    size_t most = band.rows;
     memset(to->sum, 0, columns * sizeof *to->sum);
     memset(to->square, 0, columns * sizeof *to->square);
     if (IS_FLOAT64) memset(to->lost, 0, columns * sizeof *to->lost);
-    for (size_t row = 0; row < row_count; row += step) {
-        step = row_count - row < most ? row_count - row : most;
+    for (size_t row = 0; row < row_count; row += band.rows) {
+        if (row_count - row < most) band.rows = row_count - row;
         size_t c = 0;
         for (; c + FN(WIDE) * V_F64 <= columns; c += FN(WIDE) * V_F64)
-            FN(add_rows)(rows + row, step, c, FN(WIDE), 0, shifted, to);
-        for (; c + 2 * V_F64 <= columns; c += 2 * V_F64) FN(add_rows)(rows + row, step, c, 2, 0, shifted, to);
-        for (; c + V_F64 <= columns; c += V_F64) FN(add_rows)(rows + row, step, c, 1, 0, shifted, to);
-        if (c < columns) FN(add_rows)(rows + row, step, c, 1, columns - c, shifted, to);
+            FN(add_rows)(rows + row, band, c, FN(WIDE), 0, shifted, to);
+        for (; c + 2 * V_F64 <= columns; c += 2 * V_F64) FN(add_rows)(rows + row, band, c, 2, 0, shifted, to);
+        for (; c + V_F64 <= columns; c += V_F64) FN(add_rows)(rows + row, band, c, 1, 0, shifted, to);
+        if (c < columns) FN(add_rows)(rows + row, band, c, 1, columns - c, shifted, to);
     }
     if (IS_FLOAT64)
         for (size_t c = 0; c < columns; c++) to->square[c] += to->lost[c];
@@ -175,8 +189,8 @@ static void FN(merge_cols)(const wn_states *a, double a_count, const wn_states *
     }
 }
 
-/* One vector of columns down all rows: its parameters stay in registers. */
-static ALWAYS_INLINE void FN(apply_rows)(const void *const *x_rows, void *const *y_rows, size_t row_count,
+/* One vector of columns down a band of rows: its parameters stay in registers. */
+static ALWAYS_INLINE void FN(apply_rows)(const void *const *x_rows, void *const *y_rows, FN(band) band,
                                          size_t c, size_t part, const wn_cols_norm *norm,
                                          const wn_affine *affine, int advance, int is_plain, int stream) {
 #define LOAD_PARAMETERS(p) (part ? V_LOAD_PART_C((const C *)(p) + c, part) : V_LOAD_C((const C *)(p) + c))
@@ -188,7 +202,7 @@ static ALWAYS_INLINE void FN(apply_rows)(const void *const *x_rows, void *const 
         b = LOAD_PARAMETERS(affine->bias);
     }
 #undef LOAD_PARAMETERS
-    for (size_t row = 0; row < row_count; row++) {
+    for (size_t row = 0; row < band.rows; row++) {
         const T *x = (const T *)x_rows[row] + c;
         if (!advance) {
             w = V_SET(FN(parameter)((const C *)affine->weight + row));
@@ -205,7 +219,7 @@ static ALWAYS_INLINE void FN(apply_rows)(const void *const *x_rows, void *const 
                 PREFETCH((const char *)x + FAR_AHEAD);
                 V_STREAM(y, v);
             } else {
-                PREFETCH((const char *)x + AHEAD);
+                PREFETCH((const char *)x + band.ahead);
                 V_STORE(y, v);
             }
         } else {
@@ -221,27 +235,28 @@ static ALWAYS_INLINE void FN(apply_rows)(const void *const *x_rows, void *const 
 static ALWAYS_INLINE void FN(apply_cols_with)(const void *const *x_rows, void *const *y_rows,
                                               size_t row_count, size_t columns, const wn_cols_norm *norm,
                                               wn_affine affine, int advance, int is_plain) {
-    size_t most = FN(row_step)(row_count, columns), step;
-    if (affine.stream) most = columns <= FN(SHORT_ROW) ? FN(ROW_STEP) : 1; /* as it lies in memory */
-    for (size_t row = 0; row < row_count; row += step) {
-        step = row_count - row < most ? row_count - row : most;
+    FN(band) band = FN(band_of)(x_rows, row_count, columns);
+    if (affine.stream) band.rows = columns <= FN(SHORT_ROW) ? FN(BAND_ROWS) : 1; /* as it lies in memory */
+    size_t most = band.rows;
+    for (size_t row = 0; row < row_count; row += band.rows) {
+        if (row_count - row < most) band.rows = row_count - row;
         size_t c = 0;
         if (is_plain && affine.stream &&
             (uintptr_t)y_rows[row] % sizeof(T) == 0) { /* from an aligned address on: the rows are alike */
             size_t head = (size_t)(-(uintptr_t)y_rows[row] % (V_N * sizeof(T))) / sizeof(T);
             c = head < columns ? head : columns;
-            if (c) FN(apply_rows)(x_rows + row, y_rows + row, step, 0, c, norm, &affine, advance, 1, 0);
+            if (c) FN(apply_rows)(x_rows + row, y_rows + row, band, 0, c, norm, &affine, advance, 1, 0);
             for (; c + V_N <= columns; c += V_N)
-                FN(apply_rows)(x_rows + row, y_rows + row, step, c, 0, norm, &affine, advance, 1, 1);
+                FN(apply_rows)(x_rows + row, y_rows + row, band, c, 0, norm, &affine, advance, 1, 1);
         }
         for (; c + V_N <= columns; c += V_N)
-            FN(apply_rows)(x_rows + row, y_rows + row, step, c, 0, norm, &affine, advance, is_plain, 0);
+            FN(apply_rows)(x_rows + row, y_rows + row, band, c, 0, norm, &affine, advance, is_plain, 0);
         if (c < columns)
-            FN(apply_rows)(x_rows + row, y_rows + row, step, c, columns - c, norm, &affine, advance, is_plain,
+            FN(apply_rows)(x_rows + row, y_rows + row, band, c, columns - c, norm, &affine, advance, is_plain,
                            0);
         if (!advance) {
-            affine.weight = (const C *)affine.weight + step;
-            affine.bias = (const C *)affine.bias + step;
+            affine.weight = (const C *)affine.weight + band.rows;
+            affine.bias = (const C *)affine.bias + band.rows;
         }
     }
 }
