@@ -2,6 +2,8 @@
 
 Usage: python bench/targets.py [--repeats N] [--threads N] [--only TEXT] [--rivals] [--strict]
 
+The column `limit` is the figure that a copy would reach in place of ours: the faster one of `P.copy` and
+`P.copy_nt` or, where statistics come first, of `P.read_copy` and `P.read_copy_nt`, without any arithmetic.
 With --rivals every rival that is installed takes part in every case, and a second table shows how many times
 as long each takes, with geometric means.
 """
@@ -14,14 +16,24 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import welnorm as wn
 from welnorm import bench
 from welnorm.bench import counters
 from welnorm.bench.report import format_ratio, format_time
+
+Pair = tuple[str, str]  # the names of a case and of a contender
+
+
+def limits_of(case: str) -> tuple[Pair, ...]:
+    """Name the copies that a case cannot be faster than."""
+    op = bench.Case.parse(case).op
+    has_statistics = op in bench.NORMS and not op.startswith("batch_norm_inference")
+    return tuple((case, name) for name in (bench.LIMITS_OF_TWO_SWEEPS if has_statistics else bench.LIMITS))
 
 
 @dataclass(frozen=True)
@@ -53,8 +65,18 @@ class Ratio:
         return (self.case, self.rival_case) if self.rival_case else (self.case,)
 
     @property
-    def contenders(self) -> tuple[tuple[str, str], ...]:
+    def contenders(self) -> tuple[Pair, ...]:
         return ((self.case, self.ours), (self.rival_case or self.case, self.rival))
+
+    @property
+    def limits(self) -> tuple[Pair, ...]:
+        return limits_of(self.case) + self._rival_limits
+
+    @property
+    def _rival_limits(self) -> tuple[Pair, ...]:
+        """The same on as many threads as the rival, if that is ours on others."""
+        _, at, threads = self.rival.partition("@")
+        return tuple((case, f"{name}@{threads}") for case, name in limits_of(self.case) if at)
 
     @property
     def target(self) -> str:
@@ -62,9 +84,15 @@ class Ratio:
             f" ({format_ratio(self.minimum)})" if self.minimum else ""
         )
 
-    def figure(self, *best: float) -> float:
-        ours, rival = best
+    def figure(self, best: Mapping[Pair, float]) -> float:
+        ours, rival = (best[pair] for pair in self.contenders)
         return rival / ours
+
+    def figure_at_limit(self, best: Mapping[Pair, float]) -> float | None:
+        """Return what the figure were with the fastest copy in place of ours; None if none was measured."""
+        ours = [best[pair] for pair in limits_of(self.case) if pair in best]
+        rivals = [best[pair] for pair in self._rival_limits or self.contenders[1:] if pair in best]
+        return min(rivals) / min(ours) if ours and rivals else None
 
     def show(self, figure: float) -> str:
         return format_ratio(figure)
@@ -92,15 +120,17 @@ class Time:
         return (self.case,)
 
     @property
-    def contenders(self) -> tuple[tuple[str, str], ...]:
+    def contenders(self) -> tuple[Pair, ...]:
         return ((self.case, self.ours),)
+
+    limits: ClassVar[tuple[Pair, ...]] = ()
 
     @property
     def target(self) -> str:
         return f"<= {format_time(self.at_most)}"
 
-    def figure(self, *best: float) -> float:
-        return best[0]
+    def figure(self, best: Mapping[Pair, float]) -> float:
+        return best[self.case, self.ours]
 
     def show(self, figure: float) -> str:
         return format_time(figure)
@@ -120,7 +150,8 @@ class Startup:
     at_most: float
     case: str = "startup"
     group: tuple[str, ...] = ()
-    contenders: tuple[tuple[str, str], ...] = ()
+    contenders: tuple[Pair, ...] = ()
+    limits: tuple[Pair, ...] = ()
 
     def __str__(self) -> str:
         return self.what
@@ -129,7 +160,7 @@ class Startup:
     def target(self) -> str:
         return f"<= {format_time(self.at_most)}"
 
-    def figure(self) -> float:
+    def figure(self, best: Mapping[Pair, float]) -> float:
         runs = (subprocess.run([sys.executable, "-c", self.code], capture_output=True) for _ in range(5))
         return min(float(run.stdout) for run in runs)
 
@@ -229,15 +260,16 @@ def prepare(case: str, name: str, threads: int) -> bench.Contender | bench.Missi
 
 
 def measure(
-    group: tuple[str, ...], targets: Sequence[Target], threads: int, rivals: Sequence[str]
-) -> tuple[dict[object, float | str], dict[str, float]]:
-    """Time what the targets of a group of cases need, and rivals, all in turn.
+    targets: Sequence[Target], threads: int, rivals: Sequence[str]
+) -> tuple[dict[Pair, float], dict[Pair, str]]:
+    """Time what the targets of a group of cases need, and rivals in its first case, all in turn.
 
-    Returns figures, or why there is none, and the times of the contenders of the group's first case.
+    Returns the best time of every contender, or why there is none.
     """
-    wanted = dict.fromkeys(pair for target in targets for pair in target.contenders)
-    wanted |= dict.fromkeys((group[0], name) for name in rivals)
-    reasons: dict[tuple[str, str], str] = {}
+    wanted = dict.fromkeys(pair for target in targets for pair in (*target.contenders, *target.limits))
+    if targets[0].group:
+        wanted |= dict.fromkeys((targets[0].group[0], name) for name in rivals)
+    reasons: dict[Pair, str] = {}
     ready: dict[str, bench.Contender] = {}
     with bench.same_threads(threads, {name for _, name in wanted}):
         for case, name in wanted:
@@ -246,17 +278,8 @@ def measure(
                 reasons[case, name] = f"{name}: {made.reason}"
             else:
                 ready[f"{case}/{name}"] = made
-        timings = bench.measure(ready, PLAN)
-
-    figures: dict[object, float | str] = {}
-    for target in targets:
-        missing = [reasons[pair] for pair in target.contenders if pair in reasons]
-        best = (timings[f"{case}/{name}"].best for case, name in target.contenders if not missing)
-        figures[target] = "; ".join(missing) or target.figure(*best)
-    first = f"{group[0]}/"
-    return figures, {
-        name.removeprefix(first): timing.best for name, timing in timings.items() if name.startswith(first)
-    }
+        timings = bench.measure(ready, PLAN) if ready else {}
+    return {pair: timings["/".join(pair)].best for pair in wanted if pair not in reasons}, reasons
 
 
 #: Rivals that are given an output are compared with `welnorm-out`, the others with `welnorm`.
@@ -335,34 +358,34 @@ def main() -> int:
 
     machine = bench.machine_info(threads)
     figures: dict[object, list[float]] = defaultdict(list)
-    reasons: dict[object, str] = {}
+    at_limit: dict[object, list[float]] = defaultdict(list)
+    reasons: dict[Pair, str] = {}
     runs: dict[str, list[dict[str, float]]] = defaultdict(list)
     rivals = ("welnorm", "welnorm-out", *RIVALS) if arguments.rivals else ()
     for repeat in range(arguments.repeats):
         for group in dict.fromkeys(target.group for target in targets):
             print(f"run {repeat + 1} of {arguments.repeats}: {' and '.join(group)}", file=sys.stderr)
             of_group = [target for target in targets if target.group == group]
-            if not group:
-                for target in of_group:
-                    figures[target].append(target.figure())
-                continue
-            measured, times = measure(group, of_group, threads, rivals)
-            for target, figure in measured.items():
-                if isinstance(figure, str):
-                    reasons[target] = figure
-                else:
-                    figures[target].append(figure)
-            if rivals and not group[0].startswith(("to_", "from_")):
-                runs[group[0]].append(times)
+            best, missing = measure(of_group, threads, rivals)
+            reasons |= missing
+            for target in of_group:
+                if missing.keys().isdisjoint(target.contenders):
+                    figures[target].append(target.figure(best))
+                    if isinstance(target, Ratio) and (limit := target.figure_at_limit(best)):
+                        at_limit[target].append(limit)
+            if rivals and group and not group[0].startswith(("to_", "from_")):
+                runs[group[0]].append({name: time for (case, name), time in best.items() if case == group[0]})
 
     wide_case = max(len(target.case) for target in targets)
     wide_what = max(len(str(target)) for target in targets)
-    print(f"{'case':<{wide_case}} {'what':<{wide_what}} {'figure':>8}  {'target':<17} {'met':<5} range")
+    head = f"{'case':<{wide_case}} {'what':<{wide_what}} {'figure':>8} {'limit':>8}"
+    print(f"{head}  {'target':<17} {'met':<7} range")
     all_met = True
     for target in targets:
         row = f"{target.case:<{wide_case}} {target!s:<{wide_what}}"
         if not figures[target]:
-            print(f"{row} {'-':>8}  {target.target:<17} {'-':<5} {reasons[target]}")
+            why = "; ".join(reasons[pair] for pair in target.contenders if pair in reasons)
+            print(f"{row} {'-':>8} {'-':>8}  {target.target:<17} {'-':<7} {why}")
             all_met = False
             continue
         figure = statistics.median(figures[target])
@@ -370,7 +393,8 @@ def main() -> int:
         all_met &= met
         word = "yes" if met else "minimum" if target.is_enough(figure) else "NO"
         spread = f"{target.show(min(figures[target]))} to {target.show(max(figures[target]))}"
-        print(f"{row} {target.show(figure):>8}  {target.target:<17} {word:<5} {spread}")
+        limit = target.show(statistics.median(at_limit[target])) if at_limit[target] else "-"
+        print(f"{row} {target.show(figure):>8} {limit:>8}  {target.target:<17} {word:<7} {spread}")
     if runs:
         show_rivals(runs)
         show_counts(list(runs))
