@@ -14,22 +14,27 @@ typedef struct {
     char *mean_hi, *rstd, *offset, *weight, *bias;
 } given_call;
 
-/* One segment after the other; the reduced index goes slowest. */
+/* One segment after the other, in the order of memory: the reduced index goes slowest. */
 static void run_body(void *context, int thread, int thread_count) {
     const given_call *call = context;
     const wn_job *job = call->job;
     const wn_problem *p = job->problem;
-    size_t outer = (size_t)p->outer.count, n = (size_t)p->inner.count, item, end;
+    const wn_axis none = {1, 0, 0, 0, 0}, *last = p->outer.ndim ? &p->outer.axis[p->outer.ndim - 1] : &none;
+    size_t outer = (size_t)p->outer.count, length = (size_t)last->count, n = (size_t)p->inner.count;
+    size_t item, end, count;
     wn_split((size_t)p->reduced.count * outer, thread, thread_count, &item, &end);
-    size_t unit = item % outer;
-    wn_offset row = wn_locate(&p->reduced, item / outer);
-    while (item < end) {
-        wn_offset at = wn_locate(&p->outer, unit);
-        wn_affine affine = wn_affine_at(job, row.affine + at.affine);
-        job->kernels->apply_run((const char *)p->x + row.x + at.x, (char *)p->y + row.y + at.y, n,
-                                &call->norms[unit], &affine);
-        item++;
-        if (++unit == outer) unit = 0, row = wn_locate(&p->reduced, item / outer);
+    for (; item < end; item += count) { /* as many as lie along the last axis */
+        size_t unit = item % outer;
+        wn_offset row = wn_locate(&p->reduced, item / outer), at = wn_locate(&p->outer, unit);
+        const char *x = (const char *)p->x + row.x + at.x;
+        char *y = (char *)p->y + row.y + at.y;
+        count = wn_min(end - item, length - unit % length);
+        for (size_t i = 0; i < count; i++) {
+            ptrdiff_t k = (ptrdiff_t)i;
+            wn_affine affine = wn_affine_at(job, row.affine + at.affine + k * last->affine_stride);
+            job->kernels->apply_run(x + k * last->x_stride, y + k * last->y_stride, n, &call->norms[unit + i],
+                                    &affine);
+        }
     }
     if (job->stream) job->kernels->stream_end();
 }

@@ -147,10 +147,14 @@ class Case:
         return self.shape
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+
+    @property
     def bytes_moved(self) -> int:
         """Bytes a perfect implementation moves: the data read once and written once."""
-        itemsize = 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
-        return (4 if self.op in ADDS else 2) * math.prod(self.shape) * itemsize
+        return (4 if self.op in ADDS else 2) * math.prod(self.shape) * self.itemsize
 
     @property
     def statistic_span(self) -> int:
