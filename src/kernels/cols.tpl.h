@@ -3,8 +3,8 @@
  * neither on the vector width nor on the columns beside it. */
 
 /* Rows that one vector of columns (or WIDE of them side by side) takes before the next: all where rows are
- * short, else few, so that whole cache lines are used before they leave L1. The hardware does not follow as
- * many rows, so the next ones are fetched meanwhile. */
+ * short, else few (fewer if long ones are written, too), so that whole cache lines are used before they leave
+ * L1. The hardware does not follow as many rows, so the next ones are fetched meanwhile. */
 enum { FN(BAND_ROWS) = 8, FN(SHORT_ROW) = 64, FN(WIDE) = 4 };
 enum { FN(LONG_STRIDE) = 1024, FN(MOST_AHEAD) = 32768 };
 
@@ -13,11 +13,11 @@ typedef struct {
     ptrdiff_t ahead; /* bytes */
 } FN(band);
 
-static inline FN(band) FN(band_of)(const void *const *rows, size_t row_count, size_t columns) {
+static inline FN(band) FN(band_of)(const void *const *rows, size_t row_count, size_t columns, int writes) {
     FN(band) band = {row_count, AHEAD};
     if (columns <= FN(SHORT_ROW) || row_count < FN(BAND_ROWS)) return band;
     ptrdiff_t stride = (const char *)rows[1] - (const char *)rows[0];
-    band.rows = stride > FN(LONG_STRIDE) ? FN(BAND_ROWS) / 2 : FN(BAND_ROWS);
+    band.rows = writes && stride > FN(LONG_STRIDE) ? FN(BAND_ROWS) / 2 : FN(BAND_ROWS);
     ptrdiff_t next = (ptrdiff_t)band.rows * stride;
     if (next > AHEAD && next <= FN(MOST_AHEAD)) band.ahead = next;
     return band;
@@ -73,7 +73,7 @@ static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, FN(band) band, s
 
 static ALWAYS_INLINE void FN(add_block)(const void *const *rows, size_t row_count, size_t columns,
                                         int shifted, FN(columns) * to) {
-    FN(band) band = FN(band_of)(rows, row_count, columns);
+    FN(band) band = FN(band_of)(rows, row_count, columns, 0);
     size_t most = band.rows;
     memset(to->sum, 0, columns * sizeof *to->sum);
     memset(to->square, 0, columns * sizeof *to->square);
@@ -235,7 +235,7 @@ static ALWAYS_INLINE void FN(apply_rows)(const void *const *x_rows, void *const 
 static ALWAYS_INLINE void FN(apply_cols_with)(const void *const *x_rows, void *const *y_rows,
                                               size_t row_count, size_t columns, const wn_cols_norm *norm,
                                               wn_affine affine, int advance, int is_plain) {
-    FN(band) band = FN(band_of)(x_rows, row_count, columns);
+    FN(band) band = FN(band_of)(x_rows, row_count, columns, 1);
     if (affine.stream) band.rows = columns <= FN(SHORT_ROW) ? FN(BAND_ROWS) : 1; /* as it lies in memory */
     size_t most = band.rows;
     for (size_t row = 0; row < row_count; row += band.rows) {
