@@ -1,5 +1,6 @@
-/* What the kernels of rows take alone, on one thread: statistics, apply step, both woven into each other (the
- * norm), and copies; nanoseconds for 16 elements, the best of many rounds in turn.
+/* What the kernels take alone, on one thread: of rows statistics, apply step, both woven into each other (the
+ * norm), and copies; of columns, down the rows, the first two; nanoseconds for 16 elements, the best of many
+ * rounds in turn.
  *
  * Usage: bench_kernels [instruction set] (README.md says how to build it) */
 #include "convert.h"
@@ -9,7 +10,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { MOST = 1 << 22, ROUNDS = 200, KINDS = 5 };
+enum { MOST = 1 << 22, ROUNDS = 100 };
 
 typedef struct {
     const struct wn_dtype_kernels *kernels;
@@ -49,24 +50,77 @@ static void read_copy(const problem *p) {
     }
 }
 
+/* Points at a block of rows from row `first` on. Returns how many. */
+static size_t point(const problem *p, size_t first, const void **x_rows, void **y_rows) {
+    size_t count = p->rows - first < WN_ROWS ? p->rows - first : WN_ROWS;
+    for (size_t r = 0; r < count; r++) {
+        x_rows[r] = p->x + (first + r) * p->row_bytes;
+        y_rows[r] = p->y + (first + r) * p->row_bytes;
+    }
+    return count;
+}
+
+static void column_statistics(const problem *p) {
+    static double memory[4][WN_STRIP];
+    const wn_states states = {memory[0], memory[1], memory[2], memory[3]};
+    const void *x_rows[WN_ROWS];
+    void *y_rows[WN_ROWS];
+    for (size_t row = 0, count; row < p->rows; row += count) {
+        count = point(p, row, x_rows, y_rows);
+        p->kernels->moments_cols(x_rows, count, p->n, 1, &states);
+    }
+}
+
+static void column_apply(const problem *p) {
+    const void *parameters = p->affine->weight, *x_rows[WN_ROWS];
+    const wn_cols_norm norm = {parameters, parameters, parameters};
+    void *y_rows[WN_ROWS];
+    for (size_t row = 0, count; row < p->rows; row += count) {
+        count = point(p, row, x_rows, y_rows);
+        p->kernels->apply_cols(x_rows, y_rows, count, p->n, &norm, p->affine);
+    }
+}
+
 static double now(void) {
     struct timespec time;
     timespec_get(&time, TIME_UTC);
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
+static const struct {
+    const char *name;
+    void (*run)(const problem *p);
+    size_t most; /* elements of a row */
+} kinds[] = {
+    {"statistics", statistics, WN_BLOCK},
+    {"apply", apply, WN_BLOCK},
+    {"norm", norm, WN_BLOCK},
+    {"col. stat.", column_statistics, WN_STRIP},
+    {"col. apply", column_apply, WN_STRIP},
+    {"copy", copy, WN_BLOCK},
+    {"read_copy", read_copy, WN_BLOCK},
+};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
 static void measure(const char *dtype, const problem *p) {
-    void (*const kinds[KINDS])(const problem *) = {statistics, apply, norm, copy, read_copy};
     size_t elements = p->rows * p->n, times = 1 + 200000 / elements;
-    double best[KINDS] = {1.0, 1.0, 1.0, 1.0, 1.0};
+    double best[KINDS];
+    for (int kind = 0; kind < KINDS; kind++) best[kind] = 1.0;
     for (int round = 0; round < ROUNDS * KINDS; round++) {
+        int kind = round % KINDS;
+        if (p->n > kinds[kind].most) continue;
         double start = now();
-        for (size_t t = 0; t < times; t++) kinds[round % KINDS](p);
+        for (size_t t = 0; t < times; t++) kinds[kind].run(p);
         double taken = (now() - start) / (double)times;
-        if (taken < best[round % KINDS]) best[round % KINDS] = taken;
+        if (taken < best[kind]) best[kind] = taken;
     }
-    printf("%-8s %6zu %9zu", dtype, p->n, elements * p->row_bytes / p->n >> 10);
-    for (int kind = 0; kind < KINDS; kind++) printf(" %10.2f", best[kind] / (double)elements * 16e9);
+    printf("%-8s %6zu %7zu", dtype, p->n, elements * p->row_bytes / p->n >> 10);
+    for (int kind = 0; kind < KINDS; kind++) {
+        if (p->n > kinds[kind].most)
+            printf(" %10s", "-");
+        else
+            printf(" %10.2f", best[kind] / (double)elements * 16e9);
+    }
     printf("\n");
 }
 
@@ -89,7 +143,8 @@ int main(int argument_count, char **arguments) {
                   [WN_f64] = {"float64", 8},
                   [WN_f16] = {"float16", 2},
                   [WN_bf16] = {"bfloat16", 2}};
-    static const size_t widths[] = {64, 768, 4096}, sizes[] = {1 << 17, 1 << 21}; /* within L2, beyond it */
+    static const size_t widths[] = {16, 64, 512, 768, 4096},
+                        sizes[] = {1 << 17, 1 << 21}; /* within L2, beyond it */
     void *memory[3];
     for (int i = 0; i < 3; i++) {
         memory[i] = aligned_alloc(64, MOST);
@@ -97,13 +152,14 @@ int main(int argument_count, char **arguments) {
         fill(memory[i], WN_f64, MOST / sizeof(double));
     }
     if (!wn_select_isa(argument_count > 1 ? arguments[1] : NULL)) return 1;
-    printf("%s\n%-8s %6s %9s %10s %10s %10s %10s %10s\n", wn_selected_isa()->isa, "dtype", "width", "x, KiB",
-           "statistics", "apply", "norm", "copy", "read_copy");
+    printf("%s\n%-8s %6s %7s", wn_selected_isa()->isa, "dtype", "width", "x, KiB");
+    for (int kind = 0; kind < KINDS; kind++) printf(" %10s", kinds[kind].name);
+    printf("\n");
     for (int dtype = 0; dtype < WN_DTYPE_COUNT; dtype++) {
         fill(memory[0], (wn_dtype)dtype, MOST / dtypes[dtype].bytes);
         const char *parameters = memory[2]; /* any numbers will do */
         const wn_affine affine = {.weight = parameters, .bias = parameters + (1 << 16), .advance = 1};
-        for (int w = 0; w < 3; w++) {
+        for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
             for (int s = 0; s < 2; s++) {
                 size_t row_bytes = widths[w] * dtypes[dtype].bytes;
                 const problem p = {&wn_selected_isa()->dtype[dtype],
