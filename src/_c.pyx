@@ -367,7 +367,7 @@ def move_blocked(cnp.ndarray plain not None, cnp.ndarray blocked not None, bint 
 def copy(cnp.ndarray dst not None, cnp.ndarray src not None, bint nontemporal=False, size_t read_first=0):
     """Copy src to dst, contiguous and of the same size: the physical limit that benchmarks compare with.
 
-    With read_first a thread reads so many bytes before it copies them.
+    With read_first a thread reads up to so many bytes before it copies them, and then the next.
     """
     cdef size_t bytes = cnp.PyArray_NBYTES(src)
     cdef void *to = cnp.PyArray_DATA(dst)

@@ -100,7 +100,7 @@ void wn_move_blocked(void *plain, void *blocked, size_t batch, size_t channels, 
                      size_t block, size_t element_bytes, int into_blocks);
 
 /* Copies with the library's threads, by ordinary or by non-temporal stores: the physical limit that the
- * benchmarks compare with. The regions must not overlap. If read_first is not 0, a thread reads so many
+ * benchmarks compare with. The regions must not overlap. If read_first is not 0, a thread reads up to so many
  * bytes, a multiple of 64, before it copies them, and then the next: the limit of what needs all of them to
  * begin. */
 void wn_copy(void *dst, const void *src, size_t bytes, int nontemporal, size_t read_first);

@@ -16,10 +16,10 @@ typedef struct {
 static inline FN(band) FN(band_of)(const void *const *rows, size_t row_count, size_t columns, int writes) {
     FN(band) band = {row_count, AHEAD};
     if (columns <= FN(SHORT_ROW) || row_count < FN(BAND_ROWS)) return band;
-    ptrdiff_t stride = (const char *)rows[1] - (const char *)rows[0];
-    band.rows = writes && stride > FN(LONG_STRIDE) ? FN(BAND_ROWS) / 2 : FN(BAND_ROWS);
-    ptrdiff_t next = (ptrdiff_t)band.rows * stride;
-    if (next > AHEAD && next <= FN(MOST_AHEAD)) band.ahead = next;
+    ptrdiff_t stride = (const char *)rows[1] - (const char *)rows[0], length = stride < 0 ? -stride : stride;
+    band.rows = writes && length > FN(LONG_STRIDE) ? FN(BAND_ROWS) / 2 : FN(BAND_ROWS);
+    length *= (ptrdiff_t)band.rows;
+    if (length > AHEAD && length <= FN(MOST_AHEAD)) band.ahead = (ptrdiff_t)band.rows * stride;
     return band;
 }
 

@@ -1,5 +1,5 @@
 /* A plain copy, the limit of what any kernel here can reach, and a plain read: the same for every dtype.
- * Included once per instruction set. */
+ * Included once per instruction set, by table.tpl.h, which asks for each dtype's. */
 
 static void copy_f32(void *dst, const void *src, size_t bytes, int nontemporal) {
     char *to = dst;

@@ -8,12 +8,12 @@
  *
  * Rows are finished a batch at a time. A row's last sums, square root and divisions wait for each other, and
  * as a CPU retires its instructions in order, they would soon hold up all that follows; those of several
- * rows go on at once. A batch is still in L1 when it is applied. */
+ * rows go on at once. A batch of short rows is still in L1 when it is applied. */
 
 /* Rows that go side by side if they are not long: two where a vector is a whole line. */
 enum { FN(SHORT_TEAM) = sizeof(V) == 64 ? 2 : 1 };
 enum { FN(MEDIUM_ROW) = 4096 / sizeof(T), FN(LONG_ROW) = 12288 / sizeof(C) };
-/* Rows that are finished at a time: as many elements, but not more rows. */
+/* What a batch holds at most, elements and rows, if that is a team. */
 enum { FN(BATCH) = 8192 / sizeof(T), FN(BATCH_ROWS) = 8 };
 /* Elements of the rows that are kept: those of a batch and one more. */
 enum { FN(KEPT) = IS_16BIT || IS_FLOAT64 ? 1 : 2 * WN_BLOCK };

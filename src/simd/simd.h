@@ -188,23 +188,13 @@ static inline v_f32 v_load_f16(const void *p) {
 }
 static WN_NOINLINE void v_store_f16(void *p, v_f32 v) {
     v_i32 bits = v_bits_f32(v), magnitude = bits & 0x7fffffff, shifted = magnitude >> 13;
-    v_i32 number = (magnitude - (112 << 23) + 0xfff + (shifted & 1)) >> 13;
-    v_i32 subnormal = v_bits_f32(v_from_bits_f32(magnitude) + 0.5f) - (int32_t)wn_bits_of(0.5f);
     v_i32 is_subnormal = magnitude < 0x38800000, is_large = magnitude >= 0x477ff000;
+    v_i32 number = ((magnitude & ~is_large) - (112 << 23) + 0xfff + (shifted & 1)) >> 13; /* no overflow */
+    v_i32 subnormal = v_bits_f32(v_from_bits_f32(magnitude) + 0.5f) - (int32_t)wn_bits_of(0.5f);
     v_i32 large = 0x7c00 | ((magnitude > 0x7f800000) & (0x0200 | (shifted & 0x3ff))); /* inf, NaN */
     v_i32 half = (subnormal & is_subnormal) | (large & is_large) | (number & ~(is_subnormal | is_large));
     v_u16 halves = __builtin_convertvector(half | (bits >> 16 & 0x8000), v_u16);
     memcpy(p, &halves, sizeof halves);
-}
-#endif
-
-#ifndef v_wide_f16
-static inline v_f64 v_wide_f16(const void *p) {
-    uint16_t half[V_F32] = {0};
-    float narrow[V_F32];
-    memcpy(half, p, V_F64 * sizeof *half);
-    v_store_f32(narrow, v_load_f16(half));
-    return v_wide_f32(narrow);
 }
 #endif
 
@@ -242,15 +232,22 @@ static inline void v_store_bf16(void *p, v_f32 v) {
 }
 #endif
 
-#ifndef v_wide_bf16
-static inline v_f64 v_wide_bf16(const void *p) {
-    uint16_t half[V_F64];
-    float narrow[V_F64];
-    memcpy(half, p, sizeof half);
-    for (size_t i = 0; i < V_F64; i++) narrow[i] = wn_bf16_to_f32(half[i]);
-    return v_wide_f32(narrow);
-}
+/* As part of a v_f32. */
+#define WN_WIDE(T)                                                                                           \
+    static inline v_f64 v_wide_##T(const void *p) {                                                          \
+        uint16_t half[V_F32] = {0};                                                                          \
+        float narrow[V_F32];                                                                                 \
+        memcpy(half, p, V_F64 * sizeof *half);                                                               \
+        v_store_f32(narrow, v_load_##T(half));                                                               \
+        return v_wide_f32(narrow);                                                                           \
+    }
+#ifndef v_wide_f16
+WN_WIDE(f16)
 #endif
+#ifndef v_wide_bf16
+WN_WIDE(bf16)
+#endif
+#undef WN_WIDE
 
 #ifndef v_stream_u16
 static inline void v_stream_f16(void *p, v_f32 v) { v_store_f16(p, v); }
