@@ -1,7 +1,7 @@
 /* The drivers give the same bytes for any number of threads, whatever order the threads run in, and what the
  * plain formulas give in long double. This program has its own wn_threads_for and wn_parallel (so the
  * library's are not linked), which play a team of any size, one member after the other, first to last or last
- * to first. */
+ * to first; and a cache of any size. */
 #include "check.h"
 #include "elements.h"
 #include "threads.h"
@@ -21,6 +21,10 @@ int wn_threads_for(size_t bytes, size_t items) {
 void wn_parallel(int n, wn_body body, void *context) {
     for (int i = 0; i < n; i++) body(context, reversed ? n - 1 - i : i, n);
 }
+
+static size_t cache_bytes = SIZE_MAX;
+
+size_t wn_cache_bytes(void) { return cache_bytes; }
 
 static uint64_t random_state = 1;
 
@@ -328,6 +332,7 @@ static void same_for_any_team(test_case *c, int all_teams) {
     for (team = 1; team <= 17; team += all_teams ? 1 : 1 + 3 * team / 2) {
         for (reversed = 0; reversed < 2; reversed++) {
             int statistics = (team + reversed) % 2 || c->v->exact;
+            cache_bytes = (team / 2 + reversed) % 2 ? 0 : SIZE_MAX; /* past the cache, or not */
             run_apart(c, statistics, &got);
             compare_outcomes(c, &got, &expected, statistics);
             if (!y_is_x) continue;

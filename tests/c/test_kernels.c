@@ -186,7 +186,7 @@ static void test_teams(wn_dtype dtype) {
     static const size_t lengths[] = {40, 128, 520, 1040, 2064, 3072, WN_BLOCK};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         EACH_KIND(k) for (int affine = 1; affine < 4; affine += 2) {
-            size_t n = lengths[i], most = n < 520 ? 17 : 9, bytes = n * size_of(dtype);
+            size_t n = lengths[i], most = n <= 520 ? 17 : 9, bytes = n * size_of(dtype);
             size_t rows = k == NEAR_0 || k == LARGE ? most : 2, turns = k == LARGE ? rows : 2;
             for (size_t turn = 0; turn < turns; turn++) {
                 ptrdiff_t stride = (ptrdiff_t)(bytes + turn % 2 * 64);
