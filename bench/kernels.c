@@ -1,6 +1,6 @@
 /* What the kernels take alone, on one thread: of rows statistics, apply step, both woven into each other (the
- * norm), and copies; of columns, down the rows, the first two; nanoseconds for 16 elements, the best of many
- * rounds in turn.
+ * norm), and copies; of columns, down the rows, the first two, without the merges of blocks; nanoseconds for
+ * 16 elements, the best of many rounds in turn.
  *
  * Usage: bench_kernels [instruction set] (README.md says how to build it) */
 #include "convert.h"

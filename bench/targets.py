@@ -2,8 +2,9 @@
 
 Usage: python bench/targets.py [--repeats N] [--threads N] [--only TEXT] [--rivals] [--strict]
 
-The column `limit` is the figure that a copy would reach in place of ours: the faster one of `P.copy` and
-`P.copy_nt` or, where statistics are of more than stays in L2, of `P.read_copy` and `P.read_copy_nt`.
+The column `limit` is the figure of a copy, into a warm array, that reads as we do in our place: the faster
+one of `P.copy` and `P.copy_nt` or, where statistics are of more than L2 keeps, of `P.read_copy` and
+`P.read_copy_nt`.
 With --rivals every rival that is installed takes part in every case, and a second table shows how many times
 as long each takes, with geometric means.
 """
@@ -30,15 +31,15 @@ from welnorm.bench.report import format_ratio, format_time
 Pair = tuple[str, str]  # the names of a case and of a contender
 
 
-#: What a thread reads of this many bytes is far away when it is read again.
-FAR = 1 << 19
+#: Bytes that L2 keeps until they are read again: half of the 1 MiB that are usual.
+NEAR = 1 << 19
 
 
 def limits_of(case: str) -> tuple[Pair, ...]:
-    """Name the copies that a case cannot be faster than."""
+    """Name the copies that read as we do: twice, where statistics are of more than L2 keeps."""
     parsed = bench.Case.parse(case)
     has_statistics = parsed.op in NORMS and not parsed.op.startswith("batch_norm_inference")
-    is_read_again = has_statistics and parsed.statistic_span * parsed.itemsize > FAR
+    is_read_again = has_statistics and parsed.statistic_span * parsed.itemsize > NEAR
     return tuple((case, name) for name in (bench.LIMITS_OF_TWO_SWEEPS if is_read_again else bench.LIMITS))
 
 
@@ -257,17 +258,21 @@ PLAN = bench.Plan(budget=1.5, min_rounds=8)
 
 
 def prepare(case: str, names: Iterable[str], threads: int) -> dict[Pair, bench.Contender | bench.Missing]:
-    """Make contenders of one array; those with @n in their names are on n threads."""
-    names = tuple(names)
-    bases = dict.fromkeys(name.partition("@")[0] for name in names)
-    made = {one.name: one for one in bench.prepare(bench.Case.parse(case), threads, bases)}
-    ready: dict[Pair, bench.Contender | bench.Missing] = {}
+    """Make contenders; those with @n in their names are on n threads, the others share their arrays."""
+    by_threads: dict[str, list[str]] = defaultdict(list)
     for name in names:
         base, _, own_threads = name.partition("@")
-        one = made[base]
-        if own_threads and isinstance(one, bench.Contender):
-            one = replace(one, context=partial(wn.num_threads, int(own_threads)))
-        ready[case, name] = one
+        by_threads[own_threads].append(base)
+    ready: dict[Pair, bench.Contender | bench.Missing] = {}
+    for own_threads, bases in by_threads.items():
+        made = bench.prepare(bench.Case.parse(case), int(own_threads or threads), bases)
+        for one in made:
+            if not own_threads:
+                ready[case, one.name] = one
+                continue
+            if isinstance(one, bench.Contender):
+                one = replace(one, context=partial(wn.num_threads, int(own_threads)))
+            ready[case, f"{one.name}@{own_threads}"] = one
     return ready
 
 

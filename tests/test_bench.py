@@ -164,6 +164,47 @@ def test_suites_and_targets_name_cases_that_exist():
     assert max(math.prod(case.shape) for case in parsed) <= 2**27  # 512 MB an array
 
 
+def test_the_limit_of_a_target_is_a_copy_that_reads_as_we_do():
+    targets = runpy.run_path(str(SUITES / "targets.py"))
+    copies, reads = bench.LIMITS, bench.LIMITS_OF_TWO_SWEEPS
+    for case, names in (
+        ("layer_norm/float32/rows/512x768", copies),
+        ("layer_norm/float16/rows/1x300000", reads),
+        ("group_norm/float32/nchw/8x256x32x32", copies),
+        ("group_norm/float32/nhwc/8x32x32x256", reads),
+        ("batch_norm_inference/float32/nc/32768x1024", copies),
+        ("to_blocked/float32/nchw/8x256x32x32", copies),
+    ):
+        assert targets["limits_of"](case) == tuple((case, name) for name in names)
+
+    row, other = "layer_norm/float32/rows/512x768", "rms_norm/float32/rows/512x768"
+    best = {(row, "P.copy"): 2.0, (row, "P.copy_nt"): 3.0, (row, "torch"): 8.0, (other, "welnorm"): 10.0}
+    best |= {(row, "P.copy@1"): 7.0, (row, "P.copy_nt@1"): 5.0, (row, "welnorm-out@1"): 9.0}
+    ratio = targets["Ratio"]
+    assert ratio(row, "welnorm", "torch", 2.0).figure_at_limit(best) == 4.0
+    assert ratio(row, "welnorm", "welnorm", 2.0, rival_case=other).figure_at_limit(best) == 5.0
+    assert ratio(row, "welnorm-out", "welnorm-out@1", 2.0).figure_at_limit(best) == 2.5
+    assert ratio(row, "welnorm", "jax", 2.0).figure_at_limit(best) is None
+    assert ratio(other, "welnorm", "welnorm", 2.0).figure_at_limit(best) is None
+
+
+def test_a_limit_on_other_threads_reads_their_share(monkeypatch):
+    reads = []
+
+    def native(dst, src, nontemporal, read_first):
+        reads.append((wn.get_num_threads(), read_first))
+
+    monkeypatch.setattr(bench, "native_copy", lambda: native)
+    prepare = runpy.run_path(str(SUITES / "targets.py"))["prepare"]
+    case = "layer_norm/float32/rows/1x300000"
+    made = prepare(case, ["P.read_copy", "welnorm-out@1", "P.read_copy@1"], 2)
+    assert list(made) == [(case, name) for name in ("P.read_copy", "welnorm-out@1", "P.read_copy@1")]
+    for name in ("P.read_copy", "P.read_copy@1"):
+        with wn.num_threads(2), made[case, name].context():
+            made[case, name].call()
+    assert reads == [(2, 600_000), (1, 1_200_000)]
+
+
 def test_warm_output_is_reused_and_new_output_is_new():
     made = bench.make_contenders(CASE, bench.make_arrays(CASE), 1, bench.OURS)
     new, warm = (one.call for one in made)
