@@ -165,15 +165,19 @@ static inline v_f64 v_wide_part_f64(const void *p, size_t n, double fill) {
 #endif
 
 #ifdef WN_SCALAR
-static inline v_f32 v_load_f16(const void *p) {
-    uint16_t half;
-    memcpy(&half, p, sizeof half);
-    return wn_f16_to_f32(half);
-}
-static inline void v_store_f16(void *p, v_f32 v) {
-    uint16_t half = wn_f32_to_f16(v);
-    memcpy(p, &half, sizeof half);
-}
+#    define WN_ONE(T)                                                                                        \
+        static inline v_f32 v_load_##T(const void *p) {                                                      \
+            uint16_t half;                                                                                   \
+            memcpy(&half, p, sizeof half);                                                                   \
+            return wn_##T##_to_f32(half);                                                                    \
+        }                                                                                                    \
+        static inline void v_store_##T(void *p, v_f32 v) {                                                   \
+            uint16_t half = wn_f32_to_##T(v);                                                                \
+            memcpy(p, &half, sizeof half);                                                                   \
+        }
+WN_ONE(f16)
+WN_ONE(bf16)
+#    undef WN_ONE
 #elif !defined(v_load_f16)
 /* As wn_f16_to_f32 and wn_f32_to_f16, all cases at once. */
 static inline v_f32 v_load_f16(const void *p) {
@@ -198,17 +202,7 @@ static WN_NOINLINE void v_store_f16(void *p, v_f32 v) {
 }
 #endif
 
-#ifdef WN_SCALAR
-static inline v_f32 v_load_bf16(const void *p) {
-    uint16_t half;
-    memcpy(&half, p, sizeof half);
-    return wn_bf16_to_f32(half);
-}
-static inline void v_store_bf16(void *p, v_f32 v) {
-    uint16_t half = wn_f32_to_bf16(v);
-    memcpy(p, &half, sizeof half);
-}
-#else
+#ifndef WN_SCALAR
 #    ifndef v_high_u16
 static inline v_u16 v_high_u16(v_i32 v) { return __builtin_convertvector(v >> 16, v_u16); } /* upper halves */
 #    endif
