@@ -19,8 +19,8 @@ static void run_body(void *context, int thread, int thread_count) {
     const given_call *call = context;
     const wn_job *job = call->job;
     const wn_problem *p = job->problem;
-    const wn_axis none = {1, 0, 0, 0, 0}, *last = p->outer.ndim ? &p->outer.axis[p->outer.ndim - 1] : &none;
-    size_t outer = (size_t)p->outer.count, length = (size_t)last->count, n = (size_t)p->inner.count;
+    const wn_axis last = wn_last_axis(&p->outer);
+    size_t outer = (size_t)p->outer.count, length = (size_t)last.count, n = (size_t)p->inner.count;
     size_t item, end, count;
     wn_split((size_t)p->reduced.count * outer, thread, thread_count, &item, &end);
     for (; item < end; item += count) { /* as many as lie along the last axis */
@@ -31,8 +31,8 @@ static void run_body(void *context, int thread, int thread_count) {
         count = wn_min(end - item, length - unit % length);
         for (size_t i = 0; i < count; i++) {
             ptrdiff_t k = (ptrdiff_t)i;
-            wn_affine affine = wn_affine_at(job, row.affine + at.affine + k * last->affine_stride);
-            job->kernels->apply_run(x + k * last->x_stride, y + k * last->y_stride, n, &call->norms[unit + i],
+            wn_affine affine = wn_affine_at(job, row.affine + at.affine + k * last.affine_stride);
+            job->kernels->apply_run(x + k * last.x_stride, y + k * last.y_stride, n, &call->norms[unit + i],
                                     &affine);
         }
     }

@@ -98,6 +98,11 @@ static inline void wn_add_elements(const wn_job *job, ptrdiff_t offset, size_t n
                       (char *)(uintptr_t)p->x + offset, n);
 }
 
+/* One element where there are no axes. */
+static inline wn_axis wn_last_axis(const wn_axes *axes) {
+    return axes->ndim ? axes->axis[axes->ndim - 1] : (wn_axis){1, 0, 0, 0, 0};
+}
+
 /* Weight and bias from element `affine` on, and what follows them. */
 static inline wn_affine wn_affine_at(const wn_job *job, ptrdiff_t affine) {
     const wn_problem *p = job->problem;

@@ -222,7 +222,7 @@ static void part_apply(const wn_job *job, size_t unit, size_t part, void *memory
 static bool weave(const wn_job *job, size_t unit, size_t part, void *memory, wn_unit_state *to) {
     const run_scratch *scratch = memory;
     const wn_problem *p = job->problem;
-    const wn_axis none = {1, 0, 0, 0, 0}, *segments = p->reduced.ndim ? p->reduced.axis : &none;
+    const wn_axis segments = wn_last_axis(&p->reduced); /* the only one */
     wn_state state = {0}, of_block;
     if (scratch->wide) return false;
     if (job->adds) add_part(job, unit + 1, part);
@@ -235,9 +235,9 @@ static bool weave(const wn_job *job, size_t unit, size_t part, void *memory, wn_
                               block.n,
                               (const char *)p->x + at.x + block.begin * job->x_size,
                               (char *)p->y + at.y + block.begin * job->y_size,
-                              segments->x_stride,
-                              segments->y_stride,
-                              segments->affine_stride};
+                              segments.x_stride,
+                              segments.y_stride,
+                              segments.affine_stride};
         const char *next = segment_x(job, unit + 1, block.segment) + block.begin * job->x_size;
         job->kernels->norm_and_moments(next, &runs, p->centred, &scratch->norm, &affine, &of_block);
         wn_merge(&state, &of_block);

@@ -204,8 +204,8 @@ static bool is_rows(const wn_job *job) {
 static void rows_body(void *context, int thread, int thread_count) {
     const wn_job *job = context;
     const wn_problem *p = job->problem;
-    const wn_axis none = {1, 0, 0, 0, 0}, *last = p->outer.ndim ? &p->outer.axis[p->outer.ndim - 1] : &none;
-    size_t n = (size_t)p->inner.count, length = (size_t)last->count, row, end;
+    const wn_axis last = wn_last_axis(&p->outer);
+    size_t n = (size_t)p->inner.count, length = (size_t)last.count, row, end;
     wn_split((size_t)p->outer.count, thread, thread_count, &row, &end);
     wn_addends adds = {.done = 0};
     while (row < end) {
@@ -216,8 +216,8 @@ static void rows_body(void *context, int thread, int thread_count) {
             adds.addend = (const char *)p->addend + at.x;
         }
         wn_affine affine = wn_affine_at(job, at.affine);
-        size_t done = job->kernels->norm_run((const char *)p->x + at.x, last->x_stride, (char *)p->y + at.y,
-                                             last->y_stride, count, n, &affine, last->affine_stride, p->eps,
+        size_t done = job->kernels->norm_run((const char *)p->x + at.x, last.x_stride, (char *)p->y + at.y,
+                                             last.y_stride, count, n, &affine, last.affine_stride, p->eps,
                                              p->centred, job->adds ? &adds : NULL);
         row += done;
         if (done < count) wn_run_one_unit(job, row++), done++;
