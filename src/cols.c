@@ -9,6 +9,8 @@ typedef struct {
     void *y_rows[WN_ROWS];
     wn_norm norm[WN_STRIP];
     bool wide[WN_STRIP];
+    bool folded;     /* weight and bias of all columns are in their norms, and none is wide */
+    size_t together; /* rows that make one for the apply step */
     /* of the compute type, per column and, for affine by row, per row */
     double mean_hi[WN_STRIP], rstd[WN_STRIP], offset[WN_STRIP];
     double weight[WN_STRIP], bias[WN_STRIP];
@@ -226,23 +228,48 @@ static void load_column_parameters(const wn_job *job, const strip *s, size_t row
     wn_load_parameters(job, p->bias, affine + (ptrdiff_t)s->first, s->columns, -0.0, scratch->bias);
 }
 
-static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_state *from) {
-    cols_scratch *scratch = memory;
-    const wn_problem *p = job->problem;
-    strip s = strip_at(job, unit);
-    size_t group = (size_t)p->group;
-    for (size_t first = 0; first < s.columns; first += group) {
+static wn_cols_norm norm_in(cols_scratch *scratch) {
+    return (wn_cols_norm){scratch->mean_hi, scratch->rstd, scratch->offset};
+}
+
+/* Of statistics that a kernel does not finish: with the wide path, or with weight and bias left to be
+ * applied. */
+static void finish_one_by_one(const wn_job *job, const strip *s, const wn_unit_state *from,
+                              cols_scratch *scratch) {
+    size_t group = (size_t)job->problem->group;
+    const wn_cols_norm to = norm_in(scratch);
+    bool folds = job->inner_affine && !job->rows_affine;
+    for (size_t first = 0; first < s->columns; first += group) {
         wn_state state = wn_get_state(from, first);
-        double scale = from->scale[first], eps = p->eps * scale * scale;
+        double scale = from->scale[first], eps = job->problem->eps * scale * scale;
         wn_norm norm = wn_finish(&state, eps);
         norm.scale = scale;
         bool wide = scale != 1.0 || wn_is_wide(job, &norm, state.m2, eps);
         for (size_t c = first; c < first + group; c++) {
             scratch->norm[c] = norm, scratch->wide[c] = wide;
-            wn_put_norm(job, c, &norm, scratch->mean_hi, scratch->rstd, scratch->offset);
+            if (!wide) wn_put_norm(job, c, &norm, &to, folds ? scratch->weight : NULL, scratch->bias);
         }
     }
-    if (job->inner_affine && !job->rows_affine) load_column_parameters(job, &s, 0, scratch);
+}
+
+static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_state *from) {
+    cols_scratch *scratch = memory;
+    strip s = strip_at(job, unit);
+    const wn_cols_norm to = norm_in(scratch);
+    scratch->folded = job->inner_affine && !job->rows_affine;
+    if (scratch->folded) load_column_parameters(job, &s, 0, scratch);
+    for (size_t c = 0; c < s.columns; c++) scratch->folded &= from->scale[c] == 1.0;
+    scratch->folded =
+        scratch->folded && job->kernels->finish_cols(&from->states, *from->count, job->problem->eps,
+                                                     scratch->weight, scratch->bias, s.columns, &to);
+    scratch->together = 1;
+    if (scratch->folded) {
+        scratch->together = wn_rows_together(job);
+        wn_repeat(job, &to, s.columns, scratch->together);
+        memset(scratch->wide, 0, s.columns * sizeof *scratch->wide);
+    } else {
+        finish_one_by_one(job, &s, from, scratch);
+    }
 }
 
 /* Columns [c, c + columns) of the rows that scratch points at, all fast or all wide. */
@@ -250,8 +277,8 @@ static void apply_range(const wn_job *job, cols_scratch *scratch, size_t row_cou
                         size_t columns) {
     size_t size = job->compute_size, y_size = job->direct_y ? job->y_size : size;
     size_t first = job->inner_affine ? c * size : 0;
-    wn_affine affine = {(char *)scratch->weight + first,
-                        (char *)scratch->bias + first,
+    wn_affine affine = {scratch->folded ? NULL : (char *)scratch->weight + first,
+                        scratch->folded ? NULL : (char *)scratch->bias + first,
                         job->inner_affine,
                         job->problem->activation,
                         job->to_compute,
@@ -329,9 +356,33 @@ static void deliver_rows(const wn_job *job, const strip *s, size_t row, size_t c
     }
 }
 
+/* part_apply where rows go together. */
+static void part_apply_together(const wn_job *job, const strip *s, size_t part, cols_scratch *scratch) {
+    const wn_problem *p = job->problem;
+    const wn_affine affine = {NULL, NULL, 1, p->activation, job->to_compute, job->stream};
+    const wn_cols_norm norm = norm_in(scratch);
+    wn_offset outer = wn_locate(&p->outer, s->outer);
+    size_t end = row_end(job, part), count, together;
+    for (size_t row = part * job->part_blocks * WN_ROWS; row < end; row += count * together) {
+        together = end - row < scratch->together ? 1 : scratch->together;
+        count = wn_min(WN_ROWS, (end - row) / together);
+        for (size_t r = 0; r < count; r++) {
+            wn_offset at = wn_locate(&p->reduced, row + r * together);
+            scratch->x_rows[r] = (const char *)p->x + outer.x + at.x;
+            scratch->y_rows[r] = (char *)p->y + outer.y + at.y;
+        }
+        job->kernels->apply_cols(scratch->x_rows, scratch->y_rows, count, s->columns * together, &norm,
+                                 &affine);
+    }
+}
+
 static void part_apply(const wn_job *job, size_t unit, size_t part, void *memory) {
     cols_scratch *scratch = memory;
     strip s = strip_at(job, unit);
+    if (scratch->together > 1) {
+        part_apply_together(job, &s, part, scratch);
+        return;
+    }
     size_t end = row_end(job, part), count;
     for (size_t row = part * job->part_blocks * WN_ROWS; row < end; row += count) {
         count = alike_rows(job, row, wn_min(WN_ROWS, end - row));

@@ -17,7 +17,8 @@ enum {
     WN_MAX_PARTS = 1024,      /* and a unit at most so many parts, */
     WN_MAX_COLUMN_PARTS = 16, /* fewer in the pattern cols, where a part's state is a strip's: 20 KiB */
     WN_PACK = 32,             /* runs shorter than this are packed before their statistics are taken */
-    WN_TILE = 64              /* columns of a strip that is packed */
+    WN_TILE = 64,             /* columns of a strip that is packed */
+    WN_NARROW = 64 /* columns up to which contiguous rows are put together before they are applied */
 };
 
 typedef struct {
@@ -119,6 +120,9 @@ typedef struct {
     ptrdiff_t x, y, affine, mask;
 } wn_offset;
 
+static inline size_t wn_min(size_t a, size_t b) { return a < b ? a : b; }
+static inline size_t wn_ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
+
 /* Where the index-th element of a group of axes lies: bytes in x, y and mask, elements in weight and bias. */
 static inline wn_offset wn_locate(const wn_axes *axes, size_t index) {
     wn_offset at = {0, 0, 0, 0};
@@ -149,22 +153,45 @@ static inline void wn_load_parameters(const wn_job *job, const void *source, ptr
         for (size_t i = 0; i < n; i++) ((float *)parameters)[i] = (float)missing;
 }
 
-/* A norm as the i-th column of a wn_cols_norm. */
-static inline void wn_put_norm(const wn_job *job, size_t i, const wn_norm *norm, void *mean_hi, void *rstd,
-                               void *offset) {
+/* A norm as the i-th column of a wn_cols_norm, with the column's parameters folded in if there are any and
+ * that can be had (wn_fold): then what is left of them changes nothing. */
+static inline void wn_put_norm(const wn_job *job, size_t i, const wn_norm *norm, const wn_cols_norm *to,
+                               void *weight, void *bias) {
+#define WN_PUT(T, C)                                                                                         \
+    C *mean_hi = (C *)(uintptr_t)to->mean_hi + i, *rstd = (C *)(uintptr_t)to->rstd + i,                      \
+      *offset = (C *)(uintptr_t)to->offset + i;                                                              \
+    C *w = weight ? (C *)weight + i : NULL, *b = weight ? (C *)bias + i : NULL;                              \
+    if (w && wn_fold_##T(norm, *w, *b, mean_hi, rstd, offset))                                               \
+        *w = 1, *b = (C) - 0.0;                                                                              \
+    else                                                                                                     \
+        wn_fold_##T(norm, 1, (C) - 0.0, mean_hi, rstd, offset);
     if (job->compute_f64) {
-        ((double *)mean_hi)[i] = norm->mean;
-        ((double *)rstd)[i] = norm->rstd;
-        ((double *)offset)[i] = -norm->mean_lo * norm->rstd;
+        WN_PUT(f64, double)
     } else {
-        float high = (float)norm->mean, low = (float)((norm->mean - (double)high) + norm->mean_lo);
-        ((float *)mean_hi)[i] = high;
-        ((float *)rstd)[i] = (float)norm->rstd;
-        ((float *)offset)[i] = -low * (float)norm->rstd;
+        WN_PUT(f32, float)
     }
+#undef WN_PUT
 }
 
-static inline size_t wn_min(size_t a, size_t b) { return a < b ? a : b; }
-static inline size_t wn_ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
+/* How many rows of the pattern cols make one for the apply step: a kernel takes time for each row, however
+ * short. They must lie one after the other, in x and in y. */
+static inline size_t wn_rows_together(const wn_job *job) {
+    const wn_problem *p = job->problem;
+    const wn_axis rows = wn_last_axis(&p->reduced);
+    size_t columns = (size_t)p->inner.count, together = WN_STRIP / columns;
+    bool is_one_piece = p->reduced.ndim <= 1 && rows.x_stride == (int64_t)(columns * job->x_size) &&
+                        rows.y_stride == (int64_t)(columns * job->y_size) && job->direct_x && job->direct_y &&
+                        !p->mask;
+    return columns <= WN_NARROW && is_one_piece && (size_t)rows.count >= together ? together : 1;
+}
+
+/* The norm of `columns` columns `times` times, one after the other. */
+static inline void wn_repeat(const wn_job *job, const wn_cols_norm *norm, size_t columns, size_t times) {
+    size_t bytes = columns * job->compute_size;
+    const void *parts[] = {norm->mean_hi, norm->rstd, norm->offset};
+    for (size_t part = 0; part < 3; part++)
+        for (size_t t = 1; t < times; t++)
+            memcpy((char *)(uintptr_t)parts[part] + t * bytes, parts[part], bytes);
+}
 
 #endif

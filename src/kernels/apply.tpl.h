@@ -2,17 +2,26 @@
  *
  * y = ((x - mean_hi) * rstd - mean_lo * rstd) * weight + bias, each product fused with its sum. The mean
  * as a pair of compute-type values is what keeps float32 right at any offset: x - mean_hi is exact or
- * nearly so, and what mean_hi lacks comes back in the constant. */
+ * nearly so, and what mean_hi lacks comes back in the constant. Weight and bias that do not vary along the
+ * row are folded into the first step, which then is the only one. */
+
+typedef struct {
+    C mean_hi, rstd, offset;
+} FN(norm_c);
 
 typedef struct {
     V mean_hi, rstd, offset;
 } FN(norm_v);
 
-static inline FN(norm_v) FN(spread)(const wn_norm *norm) {
+static ALWAYS_INLINE FN(norm_c) FN(narrow)(const wn_norm *norm) {
     C mean_hi = (C)norm->mean;
     C mean_lo = (C)((norm->mean - (double)mean_hi) + norm->mean_lo);
     C rstd = (C)norm->rstd;
-    return (FN(norm_v)){V_SET(mean_hi), V_SET(rstd), V_SET(-mean_lo * rstd)};
+    return (FN(norm_c)){mean_hi, rstd, -mean_lo * rstd};
+}
+
+static ALWAYS_INLINE FN(norm_v) FN(spread)(const FN(norm_c) * norm) {
+    return (FN(norm_v)){V_SET(norm->mean_hi), V_SET(norm->rstd), V_SET(norm->offset)};
 }
 
 static inline V FN(normalize)(V x, const FN(norm_v) * norm) {
@@ -34,15 +43,24 @@ static inline C FN(parameter)(const C *p) {
     return value;
 }
 
+/* The norm with weight and bias folded in: element `at` of each, or what changes nothing. Returns whether
+ * that can be had (wn_fold). */
+static ALWAYS_INLINE int FN(fold)(const wn_norm *norm, const wn_affine *affine, ptrdiff_t at,
+                                  FN(norm_c) * folded) {
+    C weight = affine->weight ? FN(parameter)((const C *)affine->weight + at) : 1;
+    C bias = affine->bias ? FN(parameter)((const C *)affine->bias + at)
+                          : (C)-0.0; /* adds nothing to either zero */
+    return FOLD(norm, weight, bias, &folded->mean_hi, &folded->rstd, &folded->offset);
+}
+
 /* Rows on their way through the apply step side by side, where they share the loads of weight and bias: all
- * are done up to element i. Their norms and, if those do not vary along a row, their parameters. */
+ * are done up to element i. Their norms, with the parameters folded in if those do not vary along a row. */
 enum { FN(MOST_ROWS) = 4 };
 
 typedef struct {
     const T *x[FN(MOST_ROWS)];
     T *y[FN(MOST_ROWS)];
     FN(norm_v) norm[FN(MOST_ROWS)];
-    V w[FN(MOST_ROWS)], b[FN(MOST_ROWS)];
     const C *weight, *bias;
     size_t i, n;
     const T *augend, *addend; /* of the row that is summed meanwhile, if it is yet to be written, */
@@ -68,10 +86,7 @@ static ALWAYS_INLINE void FN(apply_team)(FN(team) * team, size_t part, FN(form) 
         const T *x = team->x[r] + i;
         T *y = team->y[r] + i;
         V v = FN(normalize)(part ? V_LOAD_PART(x, part) : V_LOAD(x), &team->norm[r]);
-        if (!form.vary)
-            v = V_FMA(v, team->w[r], team->b[r]);
-        else
-            v = form.has_bias ? V_FMA(v, w, b) : v * w;
+        if (form.vary) v = form.has_bias ? V_FMA(v, w, b) : v * w;
         if (part)
             V_STORE_PART(y, v, part);
         else if (form.stream)
@@ -91,13 +106,6 @@ static ALWAYS_INLINE void FN(weave)(FN(team) * team, size_t i, size_t unit, FN(f
     if (step > unit && (i & LANES)) FN(apply_team)(team, 0, form); /* every other time */
 }
 
-/* Parameters of the team's row k that do not vary along it: element `at`, or what changes nothing. */
-static ALWAYS_INLINE void FN(set_scalars)(FN(team) * team, size_t k, ptrdiff_t at) {
-    static const C one = 1, zero = (C)-0.0; /* adds nothing to either zero */
-    team->w[k] = V_SET(FN(parameter)(team->weight ? team->weight + at : &one));
-    team->b[k] = V_SET(FN(parameter)(team->bias ? team->bias + at : &zero));
-}
-
 /* A team that streams goes from an aligned address on: its rows lie alike. */
 static ALWAYS_INLINE void FN(start_team)(FN(team) * team, FN(form) form) {
     size_t head = (size_t)(-(uintptr_t)team->y[0] % (V_N * sizeof(T))) / sizeof(T);
@@ -112,81 +120,113 @@ static ALWAYS_INLINE void FN(finish_team)(FN(team) * team, FN(form) form) {
     if (team->i < team->n) FN(apply_team)(team, team->n - team->i, form);
 }
 
-/* What becomes of a vector, or of a part of one: `part` elements, 0 for all. */
-static ALWAYS_INLINE V FN(result)(const T *x, size_t part, const FN(norm_v) * norm, const wn_affine *affine,
-                                  V w, V b, int has_weight, int has_bias, int is_plain) {
-    V v = FN(normalize)(part ? V_LOAD_PART(x, part) : V_LOAD(x), norm);
-    v = has_bias ? V_FMA(v, w, b) : has_weight ? v * w : v;
-    if (!is_plain && affine->activation) v = ACTIVATE(v, affine->activation);
-    return v;
-}
-
-/* One combination of weight and bias, present or not, per element or not: the flags are constants at each
- * call, so each becomes a loop of its own. Any activation and another type of result are one more. */
-static ALWAYS_INLINE void FN(apply_with)(const T *x, void *to, size_t n, const wn_norm *norm,
-                                         const wn_affine *affine, int has_weight, int has_bias, int vary,
-                                         int is_plain) {
-    static const C one = 1, zero = (C)-0.0; /* adds nothing to either zero */
-    const C *weight = affine->weight ? affine->weight : &one, *bias = affine->bias ? affine->bias : &zero;
-    FN(norm_v) nv = FN(spread)(norm);
-    V w = V_SET(has_weight ? FN(parameter)(weight) : 1), b = V_SET(has_bias ? FN(parameter)(bias) : zero);
-    size_t i = 0, part;
-#define LOAD_PARAMETERS                                                                                      \
-    if (has_weight && vary && (is_plain || affine->weight))                                                  \
-        w = part ? V_LOAD_PART_C(weight + i, part) : V_LOAD_C(weight + i);                                   \
-    if (has_bias && vary && (is_plain || affine->bias))                                                      \
-        b = part ? V_LOAD_PART_C(bias + i, part) : V_LOAD_C(bias + i);
-    if (is_plain && affine->stream && (uintptr_t)to % sizeof(T) == 0) {
-        part = (size_t)(-(uintptr_t)to % (V_N * sizeof(T))) / sizeof(T); /* up to an aligned address */
+/* One combination of weight and bias, varying along the row or not there: the flags are constants at each
+ * call, so each becomes a loop of its own. */
+static ALWAYS_INLINE void FN(apply_with)(const T *x, T *y, size_t n, FN(norm_v) nv, const wn_affine *affine,
+                                         int has_weight, int has_bias) {
+    const C *weight = affine->weight, *bias = affine->bias;
+    size_t i = 0, part = 0;
+#define RESULT                                                                                               \
+    V v = FN(normalize)(part ? V_LOAD_PART(x + i, part) : V_LOAD(x + i), &nv), w, b;                         \
+    if (has_weight) w = part ? V_LOAD_PART_C(weight + i, part) : V_LOAD_C(weight + i);                       \
+    if (has_bias) b = part ? V_LOAD_PART_C(bias + i, part) : V_LOAD_C(bias + i);                             \
+    if (has_bias)                                                                                            \
+        v = has_weight ? V_FMA(v, w, b) : v + b;                                                             \
+    else if (has_weight)                                                                                     \
+        v = v * w;
+    if (affine->stream && (uintptr_t)y % sizeof(T) == 0) { /* from an aligned address on */
+        part = (size_t)(-(uintptr_t)y % (V_N * sizeof(T))) / sizeof(T);
         if (part > n) part = n;
         if (part) {
-            LOAD_PARAMETERS
-            V_STORE_PART((T *)to, FN(result)(x, part, &nv, affine, w, b, has_weight, has_bias, 1), part);
+            RESULT
+            V_STORE_PART(y, v, part);
         }
         i = part, part = 0;
         UNROLL_LITTLE for (; i + V_N <= n; i += V_N) {
-            LOAD_PARAMETERS
-            V_STREAM((T *)to + i, FN(result)(x + i, 0, &nv, affine, w, b, has_weight, has_bias, 1));
+            RESULT
+            V_STREAM(y + i, v);
         }
     }
-    part = 0;
     UNROLL_APPLY for (; i + V_N <= n; i += V_N) {
-        LOAD_PARAMETERS
-        V v = FN(result)(x + i, 0, &nv, affine, w, b, has_weight, has_bias, is_plain);
-        if (is_plain || !affine->to_compute)
-            V_STORE((T *)to + i, v);
-        else
-            V_STORE_C((C *)to + i, v);
+        RESULT
+        V_STORE(y + i, v);
     }
     if (i < n) {
         part = n - i;
-        LOAD_PARAMETERS
-        V v = FN(result)(x + i, part, &nv, affine, w, b, has_weight, has_bias, is_plain);
-        if (is_plain || !affine->to_compute)
-            V_STORE_PART((T *)to + i, v, part);
-        else
-            V_STORE_PART_C((C *)to + i, v, part);
+        RESULT
+        V_STORE_PART(y + i, v, part);
     }
-#undef LOAD_PARAMETERS
+#undef RESULT
+}
+
+/* Any combination, an activation and another type of result too. */
+static WN_NOINLINE void FN(apply_any)(const T *x, void *y, size_t n, const FN(norm_c) * norm,
+                                      const wn_affine *affine) {
+    const C *weight = affine->weight, *bias = affine->bias;
+    int vary = affine->advance;
+    FN(norm_v) nv = FN(spread)(norm);
+    V w = V_SET(!vary && weight ? FN(parameter)(weight) : 1);
+    V b = V_SET(!vary && bias ? FN(parameter)(bias) : (C)-0.0); /* adds nothing to either zero */
+    for (size_t i = 0; i < n; i += V_N) {
+        size_t part = n - i < V_N ? n - i : 0;
+        if (vary && weight) w = part ? V_LOAD_PART_C(weight + i, part) : V_LOAD_C(weight + i);
+        if (vary && bias) b = part ? V_LOAD_PART_C(bias + i, part) : V_LOAD_C(bias + i);
+        V v = FN(normalize)(part ? V_LOAD_PART(x + i, part) : V_LOAD(x + i), &nv);
+        v = V_FMA(v, w, b);
+        if (affine->activation) v = ACTIVATE(v, affine->activation);
+        if (affine->to_compute && part)
+            V_STORE_PART_C((C *)y + i, v, part);
+        else if (affine->to_compute)
+            V_STORE_C((C *)y + i, v);
+        else if (part)
+            V_STORE_PART((T *)y + i, v, part);
+        else
+            V_STORE((T *)y + i, v);
+    }
+}
+
+/* Whether there is nothing but the affine step, and the result is of x's dtype. */
+static ALWAYS_INLINE int FN(is_plain)(const wn_affine *affine) {
+    return !affine->activation && !(IS_16BIT && affine->to_compute);
+}
+
+static WN_NOINLINE void FN(apply_folded)(const void *x, void *y, size_t n, const FN(norm_c) * norm,
+                                         const wn_affine *affine) {
+    if (FN(is_plain)(affine))
+        FN(apply_with)(x, y, n, FN(spread)(norm), affine, 0, 0);
+    else
+        FN(apply_any)(x, y, n, norm, affine);
+}
+
+static void FN(apply_runs)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride, size_t run_count,
+                           size_t n, const wn_cols_norm *norm, const wn_affine *affine) {
+    const C *mean_hi = norm->mean_hi, *rstd = norm->rstd, *offset = norm->offset;
+    for (size_t r = 0; r < run_count; r++) {
+        const FN(norm_c) of_run = {mean_hi[r], rstd[r], offset[r]};
+        FN(apply_folded)((const char *)x + (ptrdiff_t)r * x_stride, (char *)y + (ptrdiff_t)r * y_stride, n,
+                         &of_run, affine);
+    }
 }
 
 static WN_NOINLINE void FN(apply_run)(const void *x, void *y, size_t n, const wn_norm *norm,
                                       const wn_affine *affine) {
-    if (affine->activation || (IS_16BIT && affine->to_compute)) {
-        if (affine->advance)
-            FN(apply_with)(x, y, n, norm, affine, 1, 1, 1, 0);
-        else
-            FN(apply_with)(x, y, n, norm, affine, 1, 1, 0, 0);
-    } else if (!affine->weight && !affine->bias)
-        FN(apply_with)(x, y, n, norm, affine, 0, 0, 0, 1);
-    else if (!affine->advance)
-        FN(apply_with)(x, y, n, norm, affine, 1, 1, 0, 1);
+    int vary = affine->advance && (affine->weight || affine->bias);
+    FN(norm_c) ready;
+    if (!vary && FN(fold)(norm, affine, 0, &ready)) {
+        wn_affine rest = *affine;
+        rest.weight = rest.bias = NULL;
+        FN(apply_folded)(x, y, n, &ready, &rest);
+        return;
+    }
+    ready = FN(narrow)(norm);
+    if (!FN(is_plain)(affine) || !vary)
+        FN(apply_any)(x, y, n, &ready, affine);
     else if (affine->weight && affine->bias)
-        FN(apply_with)(x, y, n, norm, affine, 1, 1, 1, 1);
+        FN(apply_with)(x, y, n, FN(spread)(&ready), affine, 1, 1);
     else if (affine->weight)
-        FN(apply_with)(x, y, n, norm, affine, 1, 0, 1, 1);
+        FN(apply_with)(x, y, n, FN(spread)(&ready), affine, 1, 0);
     else
-        FN(apply_with)(x, y, n, norm, affine, 0, 1, 1, 1);
+        FN(apply_with)(x, y, n, FN(spread)(&ready), affine, 0, 1);
 }
 
 /* What was streamed is there for others. */

@@ -126,13 +126,7 @@ static int FN(states_about_0)(const FN(columns) * to, size_t row_count, size_t c
         FN(store_columns)(block->m2 + c, v_select_f64(V_WHERE(m2 < 0.0), v_set_f64(0.0), m2), part);
     }
     for (size_t c = 0; c < columns; c++) block->mean_lo[c] = 0.0;
-    int64_t bits = 0;
-#ifdef WN_SCALAR
-    bits = (int64_t)any;
-#else
-    for (size_t i = 0; i < V_F64; i++) bits |= any[i];
-#endif
-    return bits == 0;
+    return !v_any_i64(any);
 }
 
 static void FN(moments_cols)(const void *const *rows, size_t row_count, size_t columns, int centred,
@@ -189,87 +183,106 @@ static void FN(merge_cols)(const wn_states *a, double a_count, const wn_states *
     }
 }
 
-/* One vector of columns down a band of rows: its parameters stay in registers. */
-static ALWAYS_INLINE void FN(apply_rows)(const void *const *x_rows, void *const *y_rows, FN(band) band,
-                                         size_t c, size_t part, const wn_cols_norm *norm,
-                                         const wn_affine *affine, int advance, int is_plain, int stream) {
+/* Where weight and bias of the apply step are: folded into the norm, one for each column or for each row. */
+typedef enum { FN(FOLDED), FN(BY_COLUMN), FN(BY_ROW) } FN(parameters);
+
+/* Rows that go through the apply step abreast and share the loads of parameters. Rows as long as a page would
+ * lie alike to it, both and their results; and rows that are streamed go one after the other, in the order of
+ * memory: two at a time take half as long again. */
+enum { FN(ABREAST) = 2, FN(PAGE) = 4096 };
+
+typedef struct {
+    const T *x[FN(ABREAST)];
+    void *y[FN(ABREAST)];
+    V w[FN(ABREAST)], b[FN(ABREAST)]; /* one for each row, if they are */
+} FN(abreast);
+
+/* The vector of columns at c, or its first `part` ones. */
+static ALWAYS_INLINE void FN(apply_columns)(const FN(abreast) * rows, size_t count, size_t c, size_t part,
+                                            const wn_cols_norm *norm, const wn_affine *affine,
+                                            FN(parameters) parameters, int is_plain, int stream) {
 #define LOAD_PARAMETERS(p) (part ? V_LOAD_PART_C((const C *)(p) + c, part) : V_LOAD_C((const C *)(p) + c))
-    V mean_hi = LOAD_PARAMETERS(norm->mean_hi), rstd = LOAD_PARAMETERS(norm->rstd);
-    V offset = LOAD_PARAMETERS(norm->offset);
+    FN(norm_v)
+    nv = {LOAD_PARAMETERS(norm->mean_hi), LOAD_PARAMETERS(norm->rstd), LOAD_PARAMETERS(norm->offset)};
     V w, b;
-    if (advance) {
-        w = LOAD_PARAMETERS(affine->weight);
-        b = LOAD_PARAMETERS(affine->bias);
-    }
+    if (parameters == FN(BY_COLUMN)) w = LOAD_PARAMETERS(affine->weight), b = LOAD_PARAMETERS(affine->bias);
 #undef LOAD_PARAMETERS
-    for (size_t row = 0; row < band.rows; row++) {
-        const T *x = (const T *)x_rows[row] + c;
-        if (!advance) {
-            w = V_SET(FN(parameter)((const C *)affine->weight + row));
-            b = V_SET(FN(parameter)((const C *)affine->bias + row));
-        }
-        V v = V_FMA((part ? V_LOAD_PART(x, part) : V_LOAD(x)) - mean_hi, rstd, offset);
-        v = V_FMA(v, w, b);
+    UNROLL for (size_t r = 0; r < count; r++) {
+        const T *x = rows->x[r] + c;
+        T *y = (T *)rows->y[r] + c;
+        V v = FN(normalize)(part ? V_LOAD_PART(x, part) : V_LOAD(x), &nv);
+        if (parameters == FN(BY_COLUMN)) v = V_FMA(v, w, b);
+        if (parameters == FN(BY_ROW)) v = V_FMA(v, rows->w[r], rows->b[r]);
         if (!is_plain && affine->activation) v = ACTIVATE(v, affine->activation);
-        if (is_plain || !affine->to_compute) {
-            T *y = (T *)y_rows[row] + c;
+        if (!is_plain && affine->to_compute) {
+            C *wide = (C *)rows->y[r] + c;
             if (part)
-                V_STORE_PART(y, v, part);
-            else if (stream) {
-                PREFETCH((const char *)x + FAR_AHEAD);
-                V_STREAM(y, v);
-            } else {
-                PREFETCH((const char *)x + band.ahead);
-                V_STORE(y, v);
-            }
-        } else {
-            C *y = (C *)y_rows[row] + c;
-            if (part)
-                V_STORE_PART_C(y, v, part);
+                V_STORE_PART_C(wide, v, part);
             else
-                V_STORE_C(y, v);
+                V_STORE_C(wide, v);
+        } else if (part) {
+            V_STORE_PART(y, v, part);
+        } else if (stream) {
+            PREFETCH((const char *)x + FAR_AHEAD);
+            V_STREAM(y, v);
+        } else {
+            V_STORE(y, v);
         }
     }
+}
+
+static ALWAYS_INLINE void FN(apply_abreast)(const void *const *x_rows, void *const *y_rows, size_t count,
+                                            size_t row, size_t columns, const wn_cols_norm *norm,
+                                            const wn_affine *affine, FN(parameters) parameters,
+                                            int is_plain) {
+    FN(abreast) rows;
+    size_t c = 0;
+    UNROLL for (size_t r = 0; r < count; r++) {
+        rows.x[r] = x_rows[row + r], rows.y[r] = y_rows[row + r];
+        if (parameters != FN(BY_ROW)) continue;
+        rows.w[r] = V_SET(FN(parameter)((const C *)affine->weight + row + r));
+        rows.b[r] = V_SET(FN(parameter)((const C *)affine->bias + row + r));
+    }
+#define APPLY(part, stream)                                                                                  \
+    FN(apply_columns)(&rows, count, c, part, norm, affine, parameters, is_plain, stream)
+    if (is_plain && affine->stream &&
+        (uintptr_t)rows.y[0] % sizeof(T) == 0) { /* from an aligned address on */
+        size_t head = (size_t)(-(uintptr_t)rows.y[0] % (V_N * sizeof(T))) / sizeof(T);
+        if (head > columns) head = columns;
+        if (head) APPLY(head, 0);
+        for (c = head; c + V_N <= columns; c += V_N) APPLY(0, 1);
+    }
+    for (; c + V_N <= columns; c += V_N) APPLY(0, 0);
+    if (c < columns) APPLY(columns - c, 0);
+#undef APPLY
 }
 
 static ALWAYS_INLINE void FN(apply_cols_with)(const void *const *x_rows, void *const *y_rows,
                                               size_t row_count, size_t columns, const wn_cols_norm *norm,
-                                              wn_affine affine, int advance, int is_plain) {
-    FN(band) band = FN(band_of)(x_rows, row_count, columns, 1);
-    if (affine.stream) band.rows = columns <= FN(SHORT_ROW) ? FN(BAND_ROWS) : 1; /* as it lies in memory */
-    size_t most = band.rows;
-    for (size_t row = 0; row < row_count; row += band.rows) {
-        if (row_count - row < most) band.rows = row_count - row;
-        size_t c = 0;
-        if (is_plain && affine.stream &&
-            (uintptr_t)y_rows[row] % sizeof(T) == 0) { /* from an aligned address on: the rows are alike */
-            size_t head = (size_t)(-(uintptr_t)y_rows[row] % (V_N * sizeof(T))) / sizeof(T);
-            c = head < columns ? head : columns;
-            if (c) FN(apply_rows)(x_rows + row, y_rows + row, band, 0, c, norm, &affine, advance, 1, 0);
-            for (; c + V_N <= columns; c += V_N)
-                FN(apply_rows)(x_rows + row, y_rows + row, band, c, 0, norm, &affine, advance, 1, 1);
-        }
-        for (; c + V_N <= columns; c += V_N)
-            FN(apply_rows)(x_rows + row, y_rows + row, band, c, 0, norm, &affine, advance, is_plain, 0);
-        if (c < columns)
-            FN(apply_rows)(x_rows + row, y_rows + row, band, c, columns - c, norm, &affine, advance, is_plain,
-                           0);
-        if (!advance) {
-            affine.weight = (const C *)affine.weight + band.rows;
-            affine.bias = (const C *)affine.bias + band.rows;
-        }
-    }
+                                              const wn_affine *affine, FN(parameters) parameters,
+                                              int is_plain) {
+    size_t row = 0;
+    if (is_plain && !affine->stream && columns * sizeof(T) < FN(PAGE))
+        for (; row + FN(ABREAST) <= row_count; row += FN(ABREAST))
+            FN(apply_abreast)(x_rows, y_rows, FN(ABREAST), row, columns, norm, affine, parameters, is_plain);
+    for (; row < row_count; row++)
+        FN(apply_abreast)(x_rows, y_rows, 1, row, columns, norm, affine, parameters, is_plain);
 }
 
 static void FN(apply_cols)(const void *const *x_rows, void *const *y_rows, size_t row_count, size_t columns,
                            const wn_cols_norm *norm, const wn_affine *affine) {
-    int is_plain = !affine->activation && !(IS_16BIT && affine->to_compute);
-    if (affine->advance && is_plain)
-        FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, *affine, 1, 1);
+    int is_plain = FN(is_plain)(affine);
+#define APPLY(parameters, is_plain)                                                                          \
+    FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, affine, FN(parameters), is_plain)
+    if (!affine->weight && is_plain)
+        APPLY(FOLDED, 1);
+    else if (!affine->weight)
+        APPLY(FOLDED, 0);
     else if (affine->advance)
-        FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, *affine, 1, 0);
+        APPLY(BY_COLUMN, 0);
     else if (is_plain)
-        FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, *affine, 0, 1);
+        APPLY(BY_ROW, 1);
     else
-        FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, *affine, 0, 0);
+        APPLY(BY_ROW, 0);
+#undef APPLY
 }

@@ -19,6 +19,7 @@
 #define V CAT(v, COMPUTE)
 #define ACTIVATE CAT(activate_v, COMPUTE)
 #define IS_WIDE CAT(wn_is_wide, COMPUTE)
+#define FOLD CAT(wn_fold, COMPUTE)
 
 #include "apply.tpl.h"
 #include "moments.tpl.h"
@@ -28,6 +29,7 @@
 #include "quantize.tpl.h"
 #include "exact.tpl.h"
 
+#undef FOLD
 #undef IS_WIDE
 #undef ACTIVATE
 #undef V

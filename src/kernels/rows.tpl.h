@@ -26,7 +26,7 @@ typedef struct {
     size_t row_count, n;
     const wn_affine *affine;
     double eps;
-    int centred;
+    int centred, vary;
     double count, inverse_count; /* of a row's elements */
     wn_addends *adds;
     T *kept; /* the last kept_count rows, if they are written past the cache; else NULL */
@@ -91,30 +91,36 @@ static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t c
     }
 }
 
-/* Norms of rows [r, r + count) from their sums, as far as there are rows and none is for the wide path.
- * Returns how many. */
+/* What the apply step needs of rows [r, r + count), from their sums, as far as there are rows and none is for
+ * the wide path: their norms, and these with the parameters folded in where they do not vary along the row.
+ * Returns how many; *folds says whether that could be had in all of them. */
 static WN_NOINLINE size_t FN(finish_rows)(const FN(rows) * rows, size_t r, size_t count,
-                                          const FN(sums) * sums, wn_norm *norms) {
+                                          const FN(sums) * sums, wn_norm *norms, FN(norm_c) * ready,
+                                          int *folds) {
     size_t k = 0;
+    *folds = 1;
     for (; k < count && r + k < rows->row_count; k++) {
         const void *x = FN(row_x)(rows, r + k);
         wn_state state =
             FN(block_state)(&x, 1, rows->n, rows->centred, rows->count, rows->inverse_count, sums[k]);
         norms[k] = wn_finish(&state, rows->eps);
         if (IS_WIDE(&norms[k], state.m2, rows->eps)) break;
+        if (rows->vary)
+            ready[k] = FN(narrow)(&norms[k]);
+        else
+            *folds &= FN(fold)(&norms[k], rows->affine, (ptrdiff_t)(r + k) * rows->affine_step, &ready[k]);
     }
     return k;
 }
 
 /* The apply step of a team from row r on, and meanwhile the sums of as many rows from `later` on. */
-static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, const wn_norm *norms, size_t later,
-                                        FN(sums) * sums, FN(form) form) {
+static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, const FN(norm_c) * ready,
+                                        size_t later, FN(sums) * sums, FN(form) form) {
     FN(team) team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n};
     UNROLL for (size_t k = 0; k < form.rows; k++) {
         team.x[k] = form.adds && form.stream ? FN(row_x)(rows, r + k) : FN(row_in_memory)(rows, r + k);
         team.y[k] = FN(row_y)(rows, r + k);
-        team.norm[k] = FN(spread)(&norms[k]);
-        if (!form.vary) FN(set_scalars)(&team, k, (ptrdiff_t)(r + k) * rows->affine_step);
+        team.norm[k] = FN(spread)(&ready[k]);
     }
     FN(start_team)(&team, form);
     FN(sum_rows)(rows, later, form.rows, sums, &team, form);
@@ -133,17 +139,17 @@ static WN_NOINLINE void FN(apply_singly)(const FN(rows) * rows, size_t r, size_t
 /* A function for each form, in one for all of them GCC 12 keeps the sums of some in memory; and how many rows
  * it takes. */
 typedef struct {
-    void (*norm)(const FN(rows) * rows, size_t r, const wn_norm *norms, size_t later, FN(sums) * sums);
+    void (*norm)(const FN(rows) * rows, size_t r, const FN(norm_c) * ready, size_t later, FN(sums) * sums);
     size_t rows;
 } FN(step);
 
 #define NORM_TEAM(name, team_rows, varies, bias, streams, sum)                                               \
     enum { FN(name##_rows) = team_rows };                                                                    \
-    static WN_NOINLINE void FN(name)(const FN(rows) * rows, size_t r, const wn_norm *norms, size_t later,    \
-                                     FN(sums) * sums) {                                                      \
+    static WN_NOINLINE void FN(name)(const FN(rows) * rows, size_t r, const FN(norm_c) * ready,              \
+                                     size_t later, FN(sums) * sums) {                                        \
         const FN(form)                                                                                       \
             form = {.rows = team_rows, .vary = varies, .has_bias = bias, .stream = streams, .adds = sum};    \
-        FN(norm_team)(rows, r, norms, later, sums, form);                                                    \
+        FN(norm_team)(rows, r, ready, later, sums, form);                                                    \
     }
 #define NORM_TEAMS(name, rows, streams, sum)                                                                 \
     NORM_TEAM(name##_with_bias, rows, 1, 1, streams, sum)                                                    \
@@ -199,12 +205,14 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
             .adds = adds};
     FN(sums) sums[FN(BATCH_ROWS)];
     wn_norm norms[FN(BATCH_ROWS)];
-    int is_plain = !affine->activation && !(IS_16BIT && affine->to_compute);
+    FN(norm_c) ready[FN(BATCH_ROWS)];
     int stream =
         affine->stream && (uintptr_t)y % sizeof(T) == 0 && (uintptr_t)y_stride % (V_N * sizeof(T)) == 0;
     int vary = affine->advance && (affine->weight || affine->bias);
+    rows.vary = vary;
     int is_shared = !vary || (affine->weight && affine_step == 0); /* a bias alone is rare */
-    int in_teams = WEAVES && (vary || !adds) && is_plain && is_shared && (stream || !affine->stream);
+    int in_teams =
+        WEAVES && (vary || !adds) && FN(is_plain)(affine) && is_shared && (stream || !affine->stream);
     FN(step) step = {NULL, 1};
     if (in_teams) step = FN(step_for)(n, vary, affine->bias != NULL, stream, adds != NULL);
     size_t team = step.rows, batch = WEAVES ? FN(BATCH) / n / team * team : 1;
@@ -214,9 +222,10 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
 
     FN(sum_rows)(&rows, 0, batch, sums, NULL, FN(no_form));
     for (size_t row = 0;; row += batch) {
-        size_t good = FN(finish_rows)(&rows, row, batch, sums, norms), done = 0;
-        for (; step.norm && done + team <= good; done += team)
-            step.norm(&rows, row + done, norms + done, row + batch + done, sums + done);
+        int folds;
+        size_t good = FN(finish_rows)(&rows, row, batch, sums, norms, ready, &folds), done = 0;
+        for (; step.norm && folds && done + team <= good; done += team)
+            step.norm(&rows, row + done, ready + done, row + batch + done, sums + done);
         FN(apply_singly)(&rows, row + done, good - done, norms + done);
         if (good < batch || row + batch >= row_count) return row + good;
         FN(sum_rows)(&rows, row + batch + done, batch - done, sums + done, NULL, FN(no_form));

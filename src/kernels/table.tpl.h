@@ -41,9 +41,9 @@ enum { AHEAD = 4096, FAR_AHEAD = 8192 };
 #define CAT_(a, b) a##_##b
 #define CAT(a, b) CAT_(a, b)
 
-/* Constants of activation.tpl.h: where exp is 0 and where 2^n would be subnormal, with the step in n that
- * avoids it; the number whose last place is 1, halfway; ln 2 in a part with zeros at its end and a rest; 1 /
- * k! from k = 2. */
+/* The least normal and the largest number; constants of activation.tpl.h: where exp is 0 and where 2^n would
+ * be subnormal, with the step in n that avoids it; the number whose last place is 1, halfway; ln 2 in a part
+ * with zeros at its end and a rest; 1 / k! from k = 2. */
 #define COMPUTE f32
 #define INTEGER i32
 #define C float
@@ -52,6 +52,8 @@ enum { AHEAD = 4096, FAR_AHEAD = 8192 };
 #define EXP_STEP 64
 #define EXP_STEP_BACK 0x1p-64f
 #define EXPONENT_BIAS 127
+#define C_LEAST FLT_MIN
+#define C_MOST FLT_MAX
 #define MANTISSA_BITS 23
 #define ROUND_MAGIC 0x1.8p23f
 #define LN2_HIGH 0x1.62e4p-1f
@@ -66,6 +68,7 @@ enum { AHEAD = 4096, FAR_AHEAD = 8192 };
         -0x1.3a5540920d73dp-5f, 0x1.41c1fd5057bd2p-6f, -0x1.4e764162e8caap-8f, -0x1.c32f42a97e58ap-12f,      \
         0x1.7ca57aa05684ap-11f, -0x1.c8d96fa67a75bp-15f, -0x1.3c0c25c4008c6p-14f,
 #include "activation.tpl.h"
+#include "finish.tpl.h"
 #undef MILLS
 #undef MILLS_A
 #undef NORMAL_TAIL_ZERO
@@ -74,6 +77,8 @@ enum { AHEAD = 4096, FAR_AHEAD = 8192 };
 #undef LN2_HIGH
 #undef ROUND_MAGIC
 #undef MANTISSA_BITS
+#undef C_MOST
+#undef C_LEAST
 #undef EXPONENT_BIAS
 #undef EXP_STEP_BACK
 #undef EXP_STEP
@@ -91,6 +96,8 @@ enum { AHEAD = 4096, FAR_AHEAD = 8192 };
 #define EXP_STEP 128
 #define EXP_STEP_BACK 0x1p-128
 #define EXPONENT_BIAS 1023
+#define C_LEAST DBL_MIN
+#define C_MOST DBL_MAX
 #define MANTISSA_BITS 52
 #define ROUND_MAGIC 0x1.8p52
 #define LN2_HIGH 0x1.62e42fefa38p-1
@@ -109,6 +116,7 @@ enum { AHEAD = 4096, FAR_AHEAD = 8192 };
         -0x1.ce340f8df5d28p-22, -0x1.ffea841c31f62p-24, 0x1.25c3b72ec225cp-24, 0x1.cc508112b30e8p-26,        \
         -0x1.2d61a0ed3e295p-27, -0x1.501dbee8f138bp-28, 0x1.3d8739446cb6cp-31, 0x1.ef23194e60f29p-32,
 #include "activation.tpl.h"
+#include "finish.tpl.h"
 #undef MILLS
 #undef MILLS_A
 #undef NORMAL_TAIL_ZERO
@@ -117,6 +125,8 @@ enum { AHEAD = 4096, FAR_AHEAD = 8192 };
 #undef LN2_HIGH
 #undef ROUND_MAGIC
 #undef MANTISSA_BITS
+#undef C_MOST
+#undef C_LEAST
 #undef EXPONENT_BIAS
 #undef EXP_STEP_BACK
 #undef EXP_STEP
@@ -221,6 +231,9 @@ enum { AHEAD = 4096, FAR_AHEAD = 8192 };
 #undef COMPUTE
 #undef UNROLL_APPLY
 #undef DTYPE
+
+#define finish_cols_f16 finish_cols_f32
+#define finish_cols_bf16 finish_cols_f32
 
 #include "copy.tpl.h"
 

@@ -11,21 +11,21 @@ static inline void *FN(result_at)(const wn_runs *runs, size_t r) {
 
 static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *runs, const wn_norm *norm,
                                              const wn_affine *affine, FN(form) form) {
-    FN(norm_v) nv = FN(spread)(norm);
+    FN(norm_c) ready = FN(narrow)(norm);
     FN(lanes) lanes;
+    if (!form.vary) FN(fold)(norm, affine, 0, &ready);
     FN(clear)(&lanes);
     for (size_t r = 0; r < runs->count; r++) {
         ptrdiff_t at = (ptrdiff_t)r * runs->affine_step;
+        if (!form.vary && at) FN(fold)(norm, affine, at, &ready);
         FN(team)
         team = {.x = {FN(run_at)(runs->x, runs, r)},
                 .y = {FN(result_at)(runs, r)},
-                .norm = {nv},
+                .norm = {FN(spread)(&ready)},
                 .weight = affine->weight,
                 .bias = affine->bias,
                 .n = runs->n};
-        if (!form.vary) {
-            FN(set_scalars)(&team, 0, at);
-        } else {
+        if (form.vary) {
             team.weight += at;
             if (form.has_bias) team.bias += at;
         }
@@ -36,14 +36,23 @@ static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *ru
     return FN(sums_of)(&lanes);
 }
 
+/* Whether the runs' parameters, which do not vary along them, can be folded into the norm. */
+static int FN(can_fold_runs)(const wn_runs *runs, const wn_norm *norm, const wn_affine *affine) {
+    FN(norm_c) folded;
+    int all = 1;
+    for (size_t r = 0; r < (runs->affine_step ? runs->count : 1); r++)
+        all &= FN(fold)(norm, affine, (ptrdiff_t)r * runs->affine_step, &folded);
+    return all;
+}
+
 static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int centred, const wn_norm *norm,
                                  const wn_affine *affine, wn_state *block) {
     const void *next_runs[WN_BLOCK_RUNS];
     double count = (double)runs->count * (double)runs->n;
     int vary = affine->advance && (affine->weight || affine->bias), stream = affine->stream;
     int is_aligned = (uintptr_t)runs->y % sizeof(T) == 0 && (uintptr_t)runs->y_stride % sizeof(T) == 0;
-    int is_woven =
-        WEAVES && (!vary || affine->weight) && (!stream || is_aligned) && !(IS_16BIT && (vary || stream));
+    int is_woven = WEAVES && (vary ? affine->weight != NULL : FN(can_fold_runs)(runs, norm, affine)) &&
+                   (!stream || is_aligned) && !(IS_16BIT && (vary || stream));
     FN(sums) sums;
     for (size_t r = 0; r < runs->count; r++) next_runs[r] = FN(run_at)(next, runs, r);
 #define WEAVE(varies, bias, streams)                                                                         \

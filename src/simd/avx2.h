@@ -43,6 +43,9 @@ static inline v_f32 v_fma_f32(v_f32 a, v_f32 b, v_f32 c) { return _mm256_fmadd_p
 #define v_fma_f64 v_fma_f64
 static inline v_f64 v_fma_f64(v_f64 a, v_f64 b, v_f64 c) { return _mm256_fmadd_pd(a, b, c); }
 
+#define v_sqrt_f64 v_sqrt_f64
+static inline v_f64 v_sqrt_f64(v_f64 v) { return _mm256_sqrt_pd(v); }
+
 /* GCC 12 makes two conversions and an insert of __builtin_convertvector */
 #define v_wide_f32 v_wide_f32
 static inline v_f64 v_wide_f32(const void *p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }

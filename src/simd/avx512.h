@@ -39,6 +39,9 @@ static inline v_f32 v_fma_f32(v_f32 a, v_f32 b, v_f32 c) { return _mm512_fmadd_p
 #define v_fma_f64 v_fma_f64
 static inline v_f64 v_fma_f64(v_f64 a, v_f64 b, v_f64 c) { return _mm512_fmadd_pd(a, b, c); }
 
+#define v_sqrt_f64 v_sqrt_f64
+static inline v_f64 v_sqrt_f64(v_f64 v) { return _mm512_sqrt_pd(v); }
+
 /* GCC 12 makes two conversions and an insert of __builtin_convertvector */
 #define v_wide_f32 v_wide_f32
 static inline v_f64 v_wide_f32(const void *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }

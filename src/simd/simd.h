@@ -12,6 +12,9 @@
  * exists; v_stream_end()                before others may read what was streamed v_fma_T(a, b, c) a * b + c;
  * rounded once where the instruction set has it v_wide_T(p)                   V_F64 elements of T as a v_f64
  *   v_wide_part_T(p, n, fill)     the first n of them; the rest are fill
+ *   v_narrow_T(p, v)              the elements of a v_f64 to memory, as T
+ *   v_sqrt_f64(v)                 square roots
+ *   v_any_i64(mask)               whether any bit is set
  *   v_sum_f64(v)                  sum of the elements, by halves: (i) + (i + half), again and again
  *   v_bits_T(v), v_from_bits_T(b) the same bits as integers, and back
  *   v_select_T(mask, a, b)        a where mask = V_WHERE(a comparison) is set, else b
@@ -23,6 +26,7 @@
 #include "../convert.h"
 #include "types.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -136,6 +140,32 @@ static inline v_f64 v_wide_f32(const void *p) {
 #endif
 
 static inline v_f64 v_wide_f64(const void *p) { return v_load_f64(p); }
+
+static inline void v_narrow_f32(void *p, v_f64 v) {
+#ifdef WN_SCALAR
+    v_f32_narrow narrow = (float)v;
+#else
+    v_f32_narrow narrow = __builtin_convertvector(v, v_f32_narrow);
+#endif
+    memcpy(p, &narrow, sizeof narrow);
+}
+static inline void v_narrow_f64(void *p, v_f64 v) { v_store_f64(p, v); }
+
+#ifndef v_sqrt_f64
+static inline v_f64 v_sqrt_f64(v_f64 v) {
+    double lane[V_F64];
+    v_store_f64(lane, v);
+    for (size_t i = 0; i < V_F64; i++) lane[i] = sqrt(lane[i]);
+    return v_load_f64(lane);
+}
+#endif
+
+static inline int v_any_i64(v_i64 mask) {
+    int64_t lane[V_F64], any = 0;
+    memcpy(lane, &mask, sizeof lane);
+    for (size_t i = 0; i < V_F64; i++) any |= lane[i];
+    return any != 0;
+}
 
 #ifndef v_wide_part_f32
 static inline v_f64 v_wide_part_f32(const void *p, size_t n, double fill) {

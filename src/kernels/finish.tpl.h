@@ -1,0 +1,49 @@
+/* What the apply step needs of many statistics, a vector of them at a time: wn_finish and wn_fold, the same
+ * operations and so the same bits. Included once per instruction set and compute type, by table.tpl.h. */
+
+#define V_NARROW CAT(v_narrow, COMPUTE)
+#define V_WIDE CAT(v_wide, COMPUTE)
+#define V_WIDE_PART CAT(v_wide_part, COMPUTE)
+#define WIDE CAT(WN_WIDE, COMPUTE)
+
+/* v rounded to the compute type: the first `count` elements to p, all of them returned. */
+static ALWAYS_INLINE v_f64 CAT(round, COMPUTE)(v_f64 v, C *p, size_t count) {
+    C narrow[V_F64];
+    V_NARROW(narrow, v);
+    memcpy(p, narrow, count * sizeof *p);
+    return V_WIDE(narrow);
+}
+
+static int CAT(finish_cols, COMPUTE)(const wn_states *states, double count, double eps, const void *weight,
+                                     const void *bias, size_t columns, const wn_cols_norm *norm) {
+    C *mean_hi = (void *)(uintptr_t)norm->mean_hi, *rstd = (void *)(uintptr_t)norm->rstd,
+      *offset = (void *)(uintptr_t)norm->offset, low[V_F64];
+    int all = 1;
+    for (size_t c = 0; c < columns; c += V_F64) {
+        size_t part = columns - c < V_F64 ? columns - c : 0, n = part ? part : V_F64;
+#define STATE(p, fill) (part ? v_wide_part_f64(p + c, part, fill) : v_load_f64(p + c))
+#define PARAMETER(p, fill) (part ? V_WIDE_PART((const C *)p + c, part, fill) : V_WIDE((const C *)p + c))
+        v_f64 mean = STATE(states->mean, 0.0), m2 = STATE(states->m2, 1.0);
+        v_f64 mean_lo = states->mean_lo ? STATE(states->mean_lo, 0.0) : v_set_f64(0.0);
+        v_f64 w = weight ? PARAMETER(weight, 1.0) : v_set_f64(1.0);
+        v_f64 b = bias ? PARAMETER(bias, 0.0) : v_set_f64(-0.0);
+#undef PARAMETER
+#undef STATE
+        v_f64 wide_rstd = 1.0 / v_sqrt_f64(m2 / count + eps);
+        v_f64 lost =
+            CAT(round, COMPUTE)((mean - CAT(round, COMPUTE)(mean, mean_hi + c, n)) + mean_lo, low, n);
+        v_f64 scale = CAT(round, COMPUTE)(wide_rstd * w, rstd + c, n);
+        v_f64 shift = CAT(round, COMPUTE)(b - lost * scale, offset + c, n);
+        v_i64 fits = V_WHERE(scale >= C_LEAST) | V_WHERE(scale <= -C_LEAST) | V_WHERE(w == 0.0);
+        fits &= V_WHERE(scale <= C_MOST) & V_WHERE(scale >= -C_MOST);
+        fits &= V_WHERE(shift <= C_MOST) & V_WHERE(shift >= -C_MOST);
+        fits &= V_WHERE(mean <= WN_FAR_MEAN) & V_WHERE(mean >= -WN_FAR_MEAN);
+        all &= !v_any_i64(~fits | WIDE(V_WHERE, mean, m2, wide_rstd, eps));
+    }
+    return all;
+}
+
+#undef WIDE
+#undef V_WIDE_PART
+#undef V_WIDE
+#undef V_NARROW
