@@ -257,7 +257,7 @@ def norm_channels(object x, object running_mean, object running_var, object weig
             return None
     else:
         call.groups = 0
-        if call.batch * call.positions == 1:
+        if training and call.batch * call.positions == 1:
             return None
         if not is_running(running_mean, parameter_typenum, call.channels, training):
             return None
