@@ -38,6 +38,10 @@ typedef struct {
     wn_pair sum, square;
 } wn_sums;
 
+/* How far the M2 of a block that is not centred, a sum of float32 squares, may be from the true one, as a
+ * share of it: whatever the data, and a rounding of each square more where there is no FMA. */
+#define WN_SQUARES_ERROR 0x1.cp-23
+
 /* What the apply step needs: y = (x * scale - mean) * rstd. scale is 1 but on the wide path. */
 typedef struct {
     double mean, mean_lo, rstd, scale;

@@ -139,6 +139,26 @@ def test_n1_float32(norm, lengths, offset, engine):
         assert_precise(norm(x, *pair), *exact)
 
 
+LIKE_SQUARES = {
+    "one magnitude": lambda rng, n: np.tile(rng.uniform(1, 2, (16, 1)), n),
+    "two magnitudes": lambda rng, n: np.take_along_axis(
+        rng.uniform(1, 3, (16, 2)), rng.integers(0, 2, (16, n)), 1
+    ),
+    "growing": lambda rng, n: np.linspace(0.01, 1, n) * rng.uniform(1, 2, (16, 1)),
+    "shrinking": lambda rng, n: np.geomspace(1, 1e-6, n) * rng.uniform(1, 2, (16, 1)),
+}
+
+
+@EVERY_ENGINE
+@pytest.mark.parametrize("rows", LIKE_SQUARES)
+def test_n1_squares_that_round_alike(rows, engine):
+    """Of RMS norm: where the squares of a lane all round to one side, nothing averages out."""
+    for n in (1, 63, 64, 575, 576, 768, 4096, 4099):
+        x = LIKE_SQUARES[rows](np.random.default_rng(n), n).astype(np.float32)
+        x[:, ::3] *= -1
+        assert_precise(RMS(x), *exact_norm(RMS, x))
+
+
 # ---- N2: y of float16 and bfloat16
 
 

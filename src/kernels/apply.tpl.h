@@ -68,12 +68,12 @@ typedef struct {
     int past;                 /* as far as lines allow */
 } FN(team);
 
-/* What is known of a team when its loop is compiled: how many rows; whether parameters vary along a row and,
- * if so, whether there is a bias; whether results are streamed; whether the rows that are summed are yet to
- * be written. */
+/* What is known of a team when its loop is compiled: how many rows; whether statistics are centred; whether
+ * parameters vary along a row (then there is a weight and, if centred, a bias; if not centred they do);
+ * whether results are streamed; whether the rows that are summed are yet to be written. */
 typedef struct {
     size_t rows;
-    int vary, has_bias, stream, adds;
+    int centred, vary, stream, adds;
 } FN(form);
 
 /* The next vector of every row, or its first `part` elements. */
@@ -81,12 +81,13 @@ static ALWAYS_INLINE void FN(apply_team)(FN(team) * team, size_t part, FN(form) 
     size_t i = team->i;
     V w, b;
     if (form.vary) w = part ? V_LOAD_PART_C(team->weight + i, part) : V_LOAD_C(team->weight + i);
-    if (form.vary && form.has_bias) b = part ? V_LOAD_PART_C(team->bias + i, part) : V_LOAD_C(team->bias + i);
+    if (form.vary && form.centred) b = part ? V_LOAD_PART_C(team->bias + i, part) : V_LOAD_C(team->bias + i);
     UNROLL for (size_t r = 0; r < form.rows; r++) {
         const T *x = team->x[r] + i;
         T *y = team->y[r] + i;
-        V v = FN(normalize)(part ? V_LOAD_PART(x, part) : V_LOAD(x), &team->norm[r]);
-        if (form.vary) v = form.has_bias ? V_FMA(v, w, b) : v * w;
+        V v = part ? V_LOAD_PART(x, part) : V_LOAD(x);
+        v = form.centred ? FN(normalize)(v, &team->norm[r]) : v * team->norm[r].rstd;
+        if (form.vary) v = form.centred ? V_FMA(v, w, b) : v * w;
         if (part)
             V_STORE_PART(y, v, part);
         else if (form.stream)

@@ -257,32 +257,26 @@ static ALWAYS_INLINE void FN(apply_abreast)(const void *const *x_rows, void *con
 #undef APPLY
 }
 
+/* Nothing but the affine step, to x's dtype. */
 static ALWAYS_INLINE void FN(apply_cols_with)(const void *const *x_rows, void *const *y_rows,
                                               size_t row_count, size_t columns, const wn_cols_norm *norm,
-                                              const wn_affine *affine, FN(parameters) parameters,
-                                              int is_plain) {
+                                              const wn_affine *affine, FN(parameters) parameters) {
     size_t row = 0;
-    if (is_plain && !affine->stream && columns * sizeof(T) < FN(PAGE))
+    if (!affine->stream && columns * sizeof(T) < FN(PAGE))
         for (; row + FN(ABREAST) <= row_count; row += FN(ABREAST))
-            FN(apply_abreast)(x_rows, y_rows, FN(ABREAST), row, columns, norm, affine, parameters, is_plain);
+            FN(apply_abreast)(x_rows, y_rows, FN(ABREAST), row, columns, norm, affine, parameters, 1);
     for (; row < row_count; row++)
-        FN(apply_abreast)(x_rows, y_rows, 1, row, columns, norm, affine, parameters, is_plain);
+        FN(apply_abreast)(x_rows, y_rows, 1, row, columns, norm, affine, parameters, 1);
 }
 
 static void FN(apply_cols)(const void *const *x_rows, void *const *y_rows, size_t row_count, size_t columns,
                            const wn_cols_norm *norm, const wn_affine *affine) {
-    int is_plain = FN(is_plain)(affine);
-#define APPLY(parameters, is_plain)                                                                          \
-    FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, affine, FN(parameters), is_plain)
-    if (!affine->weight && is_plain)
-        APPLY(FOLDED, 1);
-    else if (!affine->weight)
-        APPLY(FOLDED, 0);
-    else if (affine->advance)
-        APPLY(BY_COLUMN, 0);
-    else if (is_plain)
-        APPLY(BY_ROW, 1);
+    FN(parameters) parameters = !affine->weight ? FN(FOLDED) : affine->advance ? FN(BY_COLUMN) : FN(BY_ROW);
+    if (!FN(is_plain)(affine) || parameters == FN(BY_COLUMN))
+        for (size_t row = 0; row < row_count; row++)
+            FN(apply_abreast)(x_rows, y_rows, 1, row, columns, norm, affine, parameters, 0);
+    else if (parameters == FN(FOLDED))
+        FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, affine, FN(FOLDED));
     else
-        APPLY(BY_ROW, 0);
-#undef APPLY
+        FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, affine, FN(BY_ROW));
 }

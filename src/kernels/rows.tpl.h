@@ -2,17 +2,17 @@
  * dtype.tpl.h.
  *
  * Rows are summed, finished and applied. The sums of later rows are woven into the apply step: the one is
- * bound by arithmetic, the other by loads and stores. (Not so float64, whose sums take two passes.) Short
- * rows and long ones go side by side in teams, which share the loads of weight and bias: with those alone a
- * long row fills L1.
+ * bound by arithmetic, the other by loads and stores. (Not so float64, whose sums take two passes.) Long rows
+ * go side by side in teams, which share the loads of weight and bias: with those alone a long row fills L1.
+ * So do others that are streamed.
  *
  * Rows are finished a batch at a time. A row's last sums, square root and divisions wait for each other, and
  * as a CPU retires its instructions in order, they would soon hold up all that follows; those of several
  * rows go on at once. A batch of short rows is still in L1 when it is applied. */
 
-/* Rows that go side by side if they are not long: two where a vector is a whole line. */
+/* Rows that go side by side past the cache if they are not long: two where a vector is a whole line. */
 enum { FN(SHORT_TEAM) = sizeof(V) == 64 ? 2 : 1 };
-enum { FN(MEDIUM_ROW) = 4096 / sizeof(T), FN(LONG_ROW) = 12288 / sizeof(C) };
+enum { FN(LONG_ROW) = 12288 / sizeof(C) };
 /* What a batch holds at most, elements and rows, if that is a team. */
 enum { FN(BATCH) = 8192 / sizeof(T), FN(BATCH_ROWS) = 8 };
 /* Elements of the rows that are kept: those of a batch and one more. */
@@ -76,16 +76,19 @@ static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t c
         const void *x = FN(row_in_memory)(rows, r + k);
         int in_team = team && !form.adds;
         if (team && form.adds) {
+            size_t unit = form.centred ? LANES : FN(SQUARE_LANES);
             x = FN(row_x)(rows, r + k);
-            in_team = FN(write_row)(rows, r + k, rows->n / LANES * LANES);
+            in_team = FN(write_row)(rows, r + k, rows->n / unit * unit);
             team->augend = FN(addend_at)(rows, rows->adds->augend, r + k);
             team->addend = FN(addend_at)(rows, rows->adds->addend, r + k);
             team->sum = FN(row_in_memory)(rows, r + k), team->kept = FN(row_x)(rows, r + k);
             team->past = team->augend != team->sum && team->addend != team->sum &&
                          (uintptr_t)team->sum % (V_N * sizeof(T)) == 0;
         }
-        if (in_team)
+        if (in_team && form.centred)
             sums[k] = FN(add_runs)(&x, 1, rows->n, 0, 0.0, team, form);
+        else if (in_team)
+            sums[k] = FN(add_squares_of_runs)(&x, 1, rows->n, team, form);
         else
             FN(sum_row)(rows, r + k, &sums[k]);
     }
@@ -143,25 +146,24 @@ typedef struct {
     size_t rows;
 } FN(step);
 
-#define NORM_TEAM(name, team_rows, varies, bias, streams, sum)                                               \
+#define NORM_TEAM(name, team_rows, is_centred, varies, streams, sum)                                         \
     enum { FN(name##_rows) = team_rows };                                                                    \
     static WN_NOINLINE void FN(name)(const FN(rows) * rows, size_t r, const FN(norm_c) * ready,              \
                                      size_t later, FN(sums) * sums) {                                        \
-        const FN(form)                                                                                       \
-            form = {.rows = team_rows, .vary = varies, .has_bias = bias, .stream = streams, .adds = sum};    \
+        const FN(form) form = {team_rows, is_centred, varies, streams, sum};                                 \
         FN(norm_team)(rows, r, ready, later, sums, form);                                                    \
     }
 #define NORM_TEAMS(name, rows, streams, sum)                                                                 \
-    NORM_TEAM(name##_with_bias, rows, 1, 1, streams, sum)                                                    \
-    NORM_TEAM(name, rows, 1, 0, streams, sum)
+    NORM_TEAM(name##_centred, rows, 1, 1, streams, sum)                                                      \
+    NORM_TEAM(name, rows, 0, 1, streams, sum)
 #define STEP(name)                                                                                           \
     (FN(step)) { FN(name), FN(name##_rows) }
-#define STEPS(name) (has_bias ? STEP(name##_with_bias) : STEP(name))
+#define STEPS(name) (centred ? STEP(name##_centred) : STEP(name))
 
-NORM_TEAM(one_scalar, 1, 0, 1, 0, 0)
-NORM_TEAM(stream_scalar, FN(SHORT_TEAM), 0, 1, 1, 0)
+NORM_TEAM(one_scalar, 1, 1, 0, 0, 0)
+NORM_TEAM(stream_scalar, FN(SHORT_TEAM), 1, 0, 1, 0)
 NORM_TEAMS(one, 1, 0, 0)
-NORM_TEAMS(two, 2, 0, 0)
+NORM_TEAM(two_centred, 2, 1, 1, 0, 0)
 NORM_TEAMS(stream_short, FN(SHORT_TEAM), 1, 0)
 NORM_TEAMS(one_sum, 1, 0, 1)
 #if !IS_16BIT /* not worth the size of their code */
@@ -169,7 +171,7 @@ NORM_TEAMS(stream_long, FN(MOST_ROWS), 1, 0)
 NORM_TEAMS(stream_sum, 1, 1, 1)
 #endif
 
-static FN(step) FN(step_for)(size_t n, int vary, int has_bias, int stream, int adds) {
+static FN(step) FN(step_for)(size_t n, int centred, int vary, int stream, int adds) {
     int is_long = n >= FN(LONG_ROW);
     if (!vary) return stream ? STEP(stream_scalar) : STEP(one_scalar);
 #if !IS_16BIT
@@ -178,13 +180,28 @@ static FN(step) FN(step_for)(size_t n, int vary, int has_bias, int stream, int a
 #endif
     if (adds) return STEPS(one_sum);
     if (stream) return STEPS(stream_short);
-    if (is_long || (n <= FN(MEDIUM_ROW) && FN(SHORT_TEAM) == 2)) return STEPS(two);
+    if (is_long && centred) return STEP(two_centred);
+    if (is_long && !IS_16BIT) return (FN(step)){NULL, 1}; /* the row is in L1, and squares take little time */
     return STEPS(one);
 }
 #undef STEPS
 #undef STEP
 #undef NORM_TEAMS
 #undef NORM_TEAM
+
+/* The parameters as teams have them: a weight and, if statistics are centred, a bias that vary, where none is
+ * given (of RMS norm a weight, of others a bias beside a weight) as `filler`, of n elements, which changes
+ * nothing. */
+static void FN(fill_in)(wn_affine *affine, size_t n, int centred, C *filler) {
+    int lacks =
+        centred ? affine->advance && affine->weight && !affine->bias : !affine->weight && !affine->bias;
+    if (!lacks) return;
+    for (size_t i = 0; i < n; i++) filler[i] = centred ? (C)-0.0 : 1;
+    if (centred)
+        affine->bias = filler;
+    else
+        affine->weight = filler, affine->advance = 1;
+}
 
 static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride, size_t row_count,
                            size_t n, const wn_affine *affine, ptrdiff_t affine_step, double eps, int centred,
@@ -206,15 +223,20 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     FN(sums) sums[FN(BATCH_ROWS)];
     wn_norm norms[FN(BATCH_ROWS)];
     FN(norm_c) ready[FN(BATCH_ROWS)];
+    wn_affine filled = *affine;
+    C filler[WEAVES ? WN_BLOCK : 1];
+    if (WEAVES && FN(is_plain)(affine) && affine_step == 0) FN(fill_in)(&filled, n, centred, filler);
+    rows.affine = affine = &filled;
     int stream =
         affine->stream && (uintptr_t)y % sizeof(T) == 0 && (uintptr_t)y_stride % (V_N * sizeof(T)) == 0;
-    int vary = affine->advance && (affine->weight || affine->bias);
-    rows.vary = vary;
-    int is_shared = !vary || (affine->weight && affine_step == 0); /* a bias alone is rare */
+    int vary = affine->advance && (affine->weight || affine->bias), is_shared = affine_step == 0;
+    int is_for_teams = centred ? !vary || (is_shared && affine->weight && affine->bias)
+                               : vary && is_shared && affine->weight && !affine->bias;
     int in_teams =
-        WEAVES && (vary || !adds) && FN(is_plain)(affine) && is_shared && (stream || !affine->stream);
+        WEAVES && (vary || !adds) && FN(is_plain)(affine) && is_for_teams && (stream || !affine->stream);
+    rows.vary = vary;
     FN(step) step = {NULL, 1};
-    if (in_teams) step = FN(step_for)(n, vary, affine->bias != NULL, stream, adds != NULL);
+    if (in_teams) step = FN(step_for)(n, centred, vary, stream, adds != NULL);
     size_t team = step.rows, batch = WEAVES ? FN(BATCH) / n / team * team : 1;
     batch = batch < team ? team : batch > FN(BATCH_ROWS) ? FN(BATCH_ROWS) : batch;
     T kept[FN(KEPT)];

@@ -9,17 +9,21 @@
 
 #define LANES 32
 /* Bytes that are fetched ahead of what is read, in the cache and from beyond it. */
-enum { AHEAD = 4096, FAR_AHEAD = 8192 };
+enum { AHEAD = 2048, FAR_AHEAD = 8192 };
 /* Whether sums are woven into the apply step (rows.tpl.h, woven.tpl.h): float64's take two passes, and the
  * portable table, which few CPUs need, stays small. */
 #ifdef WN_PORTABLE
 #    define WEAVES 0
+#    define UNROLL_WIDE UNROLL_LITTLE
 #else
 #    define WEAVES (!IS_FLOAT64)
+#    define UNROLL_WIDE UNROLL
 #endif
 /* How often M2 the squared distance of shift and mean may be: it costs 20 of float64's 53 bits, which leaves
  * float32 its 24 and some. */
 #define MAX_EXCESS 0x1p20
+/* The mean of squares from which on float32 sums lose nothing to the end of its range. */
+#define LEAST_SQUARE 0x1p-100
 #if defined(__GNUC__) && !defined(__clang__)
 #    define UNROLL _Pragma("GCC unroll 8")
 #    define UNROLL_LITTLE _Pragma("GCC unroll 2")
@@ -33,9 +37,11 @@ enum { AHEAD = 4096, FAR_AHEAD = 8192 };
 #ifdef __GNUC__
 #    define ALWAYS_INLINE inline __attribute__((always_inline))
 #    define PREFETCH(p) __builtin_prefetch(p)
+#    define PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
 #else
 #    define ALWAYS_INLINE inline
 #    define PREFETCH(p) ((void)(p))
+#    define PREFETCH_L2(p) ((void)(p))
 #endif
 
 #define CAT_(a, b) a##_##b
@@ -137,7 +143,7 @@ enum { AHEAD = 4096, FAR_AHEAD = 8192 };
 #undef COMPUTE
 
 #define DTYPE f32
-#define UNROLL_APPLY UNROLL
+#define UNROLL_APPLY UNROLL_WIDE
 #define COMPUTE f32
 #define T float
 #define C float
@@ -161,7 +167,7 @@ enum { AHEAD = 4096, FAR_AHEAD = 8192 };
 #undef DTYPE
 
 #define DTYPE f64
-#define UNROLL_APPLY UNROLL
+#define UNROLL_APPLY UNROLL_WIDE
 #define COMPUTE f64
 #define T double
 #define C double

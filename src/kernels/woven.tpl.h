@@ -27,10 +27,13 @@ static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *ru
                 .n = runs->n};
         if (form.vary) {
             team.weight += at;
-            if (form.has_bias) team.bias += at;
+            if (form.centred) team.bias += at;
         }
         FN(start_team)(&team, form);
-        FN(add_run)(FN(run_at)(next, runs, r), runs->n, 0, 0.0, &lanes, &team, form);
+        if (form.centred)
+            FN(add_run)(FN(run_at)(next, runs, r), runs->n, 0, 0.0, &lanes, &team, form);
+        else
+            FN(add_squares)(FN(run_at)(next, runs, r), runs->n, &lanes, &team, form);
         FN(finish_team)(&team, form);
     }
     return FN(sums_of)(&lanes);
@@ -49,15 +52,20 @@ static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int cent
                                  const wn_affine *affine, wn_state *block) {
     const void *next_runs[WN_BLOCK_RUNS];
     double count = (double)runs->count * (double)runs->n;
+    wn_affine filled = *affine;
+    C filler[WEAVES ? WN_BLOCK : 1];
+    if (WEAVES && runs->count == 1) FN(fill_in)(&filled, runs->n, centred, filler);
+    affine = &filled;
     int vary = affine->advance && (affine->weight || affine->bias), stream = affine->stream;
     int is_aligned = (uintptr_t)runs->y % sizeof(T) == 0 && (uintptr_t)runs->y_stride % sizeof(T) == 0;
-    int is_woven = WEAVES && (vary ? affine->weight != NULL : FN(can_fold_runs)(runs, norm, affine)) &&
-                   (!stream || is_aligned) && !(IS_16BIT && (vary || stream));
+    int is_for_teams = centred
+                           ? (vary ? affine->weight && affine->bias : FN(can_fold_runs)(runs, norm, affine))
+                           : vary && affine->weight && !affine->bias;
+    int is_woven = WEAVES && is_for_teams && (!stream || is_aligned) && !(IS_16BIT && (vary || stream));
     FN(sums) sums;
     for (size_t r = 0; r < runs->count; r++) next_runs[r] = FN(run_at)(next, runs, r);
-#define WEAVE(varies, bias, streams)                                                                         \
-    sums = FN(weave_runs)(next, runs, norm, affine,                                                          \
-                          (FN(form)){.rows = 1, .vary = varies, .has_bias = bias, .stream = streams})
+#define WEAVE(centred, varies, streams)                                                                      \
+    sums = FN(weave_runs)(next, runs, norm, affine, (FN(form)){1, centred, varies, streams, 0})
     if (!is_woven) {
         for (size_t r = 0; r < runs->count; r++) {
             wn_affine of_run = FN(affine_from)(affine, (ptrdiff_t)r * runs->affine_step);
@@ -65,18 +73,18 @@ static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int cent
         }
         sums = FN(first_sums)(next_runs, runs->count, runs->n, centred);
     } else if (!vary && !stream) {
-        WEAVE(0, 1, 0);
+        WEAVE(1, 0, 0);
 #if !IS_16BIT /* not worth the size of their code */
     } else if (!vary) {
-        WEAVE(0, 1, 1);
-    } else if (affine->bias && stream) {
+        WEAVE(1, 0, 1);
+    } else if (centred && stream) {
         WEAVE(1, 1, 1);
-    } else if (affine->bias) {
+    } else if (centred) {
         WEAVE(1, 1, 0);
     } else if (stream) {
-        WEAVE(1, 0, 1);
+        WEAVE(0, 1, 1);
     } else {
-        WEAVE(1, 0, 0);
+        WEAVE(0, 1, 0);
 #endif
     }
 #undef WEAVE

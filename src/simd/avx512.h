@@ -46,6 +46,10 @@ static inline v_f64 v_sqrt_f64(v_f64 v) { return _mm512_sqrt_pd(v); }
 #define v_wide_f32 v_wide_f32
 static inline v_f64 v_wide_f32(const void *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
 
+#define v_low_f32 v_low_f32
+static inline v_f64 v_low_f32(v_f32 v) { return _mm512_cvtps_pd(_mm512_castps512_ps256(v)); }
+static inline v_f64 v_high_f32(v_f32 v) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)); }
+
 #define v_wide_part_f64 v_wide_part_f64
 static inline v_f64 v_wide_part_f64(const void *p, size_t n, double fill) {
     return _mm512_mask_loadu_pd(_mm512_set1_pd(fill), (__mmask8)v_mask(n), p);

@@ -12,6 +12,7 @@
  * exists; v_stream_end()                before others may read what was streamed v_fma_T(a, b, c) a * b + c;
  * rounded once where the instruction set has it v_wide_T(p)                   V_F64 elements of T as a v_f64
  *   v_wide_part_T(p, n, fill)     the first n of them; the rest are fill
+ *   v_low_f32(v), v_high_f32(v)   the first and the last V_F64 elements of a v_f32 as a v_f64
  *   v_narrow_T(p, v)              the elements of a v_f64 to memory, as T
  *   v_sqrt_f64(v)                 square roots
  *   v_any_i64(mask)               whether any bit is set
@@ -140,6 +141,14 @@ static inline v_f64 v_wide_f32(const void *p) {
 #endif
 
 static inline v_f64 v_wide_f64(const void *p) { return v_load_f64(p); }
+
+#ifdef WN_SCALAR
+static inline v_f64 v_low_f32(v_f32 v) { return v; }
+static inline v_f64 v_high_f32(v_f32 v) { return v; }
+#elif !defined(v_low_f32)
+static inline v_f64 v_low_f32(v_f32 v) { return v_wide_f32(&v); }
+static inline v_f64 v_high_f32(v_f32 v) { return v_wide_f32((const float *)&v + V_F64); }
+#endif
 
 static inline void v_narrow_f32(void *p, v_f64 v) {
 #ifdef WN_SCALAR

@@ -12,7 +12,7 @@ static void try_norm_and_moments(wn_dtype dtype, kind k, const woven_call *call)
     size_t bytes = call->n * size_of(dtype), stride = bytes + call->apart, reach = call->count * stride;
     size_t sets = 1 + (size_t)call->affine_step * (call->count - 1); /* of parameters that do not advance */
     size_t parameters = call->affine & IS_SCALAR ? sets : sets + call->n - 1;
-    const wn_norm norm = {0.1, 1e-18, 1.7, 1.0};
+    const wn_norm norm = {call->centred ? 0.1 : 0.0, call->centred ? 1e-18 : 0.0, 1.7, 1.0};
     for (size_t r = 0; r < call->count; r++) {
         fill(image + r * stride, dtype, call->n, NEAR_0, r);
         fill(next_image + r * stride, dtype, call->n, r == call->count / 2 ? k : NEAR_0, r + 9);
