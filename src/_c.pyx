@@ -155,6 +155,11 @@ def output_cache(bint clear=False):
     return held, most
 
 
+def empty_bytes(cnp.npy_intp count):
+    """A new array of bytes; a large one starts at a cache line."""
+    return new_array(1, &count, cnp.NPY_UINT8, count)
+
+
 def empty(cnp.ndarray like not None, object dtype not None):
     """A new C-contiguous array of the shape of `like`; a large one starts at a cache line."""
     cdef size_t bytes = cnp.PyArray_SIZE(like) * <size_t>(<cnp.dtype>dtype).itemsize

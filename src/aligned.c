@@ -4,6 +4,7 @@
 #include "aligned.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,24 +15,38 @@
 #    include <unistd.h>
 #endif
 
-/* Before each array a line that holds its size, as realloc is not told it, and how much there is room for. */
+/* Before each array a line that holds its size, as realloc is not told it, how much there is room for, and
+ * what it is a part of. */
 typedef struct {
-    size_t size, room;
+    size_t size, room, taken;
+    void *from;
 } head;
 
 static head *head_of(void *memory) { return (head *)((char *)memory - WN_LINE); }
 
-/* NumPy's own allocator asks for huge pages from here on, too: fewer faults on memory that is new. */
+enum { PAGE = 4096, HUGE_PAGE = 1 << 21, HUGE_FROM = 1 << 20 };
+
+/* Large arrays lie on pages of 2 MiB where the system has them: fewer faults when memory is new, and fewer
+ * pages to look up and for fetching ahead to stop at. Nearly a whole page is one, too; what is over is left
+ * to small ones. */
 static void hint_huge_pages(void *memory, size_t size) {
-    enum { PAGE = 4096, HUGE_FROM = 1 << 22 };
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (size < HUGE_FROM) return;
-    size_t skip = (size_t)(-(uintptr_t)memory % PAGE);
-    madvise((char *)memory + skip, (size - skip) / PAGE * PAGE, MADV_HUGEPAGE);
+    size_t whole = size / HUGE_PAGE * HUGE_PAGE, rest = size - whole;
+    if (rest >= HUGE_PAGE - size / 3) whole += HUGE_PAGE;
+    if (whole) madvise(memory, whole, MADV_HUGEPAGE);
 #else
     (void)memory;
     (void)size;
 #endif
+}
+
+/* Where on its page a large array starts. Two that lie alike to pages, as they do at the start of large ones,
+ * are in each other's way: they share sets of the caches, and a load looks like one of what was just stored.
+ * NumPy's own begin with a page, so these begin about its middle. */
+static size_t next_start(void) {
+    enum { STARTS = 5, FIRST = 1600 - WN_LINE, STEP = 3 * PAGE + 256 };
+    static atomic_uint count;
+    return FIRST + STEP * (size_t)(atomic_fetch_add_explicit(&count, 1, memory_order_relaxed) % STARTS);
 }
 
 /* ---- the output cache: memory that arrays have left, oldest first. A page that is new costs more than to
@@ -70,7 +85,7 @@ static size_t bound(void) {
 
 static void *remove_kept(size_t index) {
     void *memory = cache.memory[index];
-    cache.bytes -= head_of(memory)->room;
+    cache.bytes -= head_of(memory)->taken;
     cache.count--;
     memmove(&cache.memory[index], &cache.memory[index + 1], (cache.count - index) * sizeof *cache.memory);
     return memory;
@@ -93,13 +108,13 @@ static void *take(size_t size) {
 
 /* Whether the memory is kept; older memory may have to go for it. */
 static int keep(void *memory) {
-    size_t room = head_of(memory)->room;
-    if (room < KEEP_FROM || !enter()) return 0;
-    int is_kept = room <= bound();
+    size_t taken = head_of(memory)->taken;
+    if (head_of(memory)->room < KEEP_FROM || !enter()) return 0;
+    int is_kept = taken <= bound();
     if (is_kept) {
-        while (cache.count == KEPT || cache.bytes > bound() - room) free((char *)remove_kept(0) - WN_LINE);
+        while (cache.count == KEPT || cache.bytes > bound() - taken) free(head_of(remove_kept(0))->from);
         cache.memory[cache.count++] = memory;
-        cache.bytes += room;
+        cache.bytes += taken;
     }
     leave();
     return is_kept;
@@ -110,24 +125,27 @@ size_t wn_output_cache(int clear, size_t *most) {
     *most = 0;
     if (!enter()) return 0;
     *most = bound();
-    bytes = cache.bytes;
-    while (clear && cache.count) free((char *)remove_kept(0) - WN_LINE);
+    for (size_t i = 0; i < cache.count; i++) bytes += head_of(cache.memory[i])->room;
+    while (clear && cache.count) free(head_of(remove_kept(0))->from);
     leave();
     return bytes;
 }
 
 static void *new_memory(size_t size) {
-    if (size > SIZE_MAX - 2 * WN_LINE) return NULL;
-    char *memory = aligned_alloc(WN_LINE, (size + 2 * WN_LINE - 1) / WN_LINE * WN_LINE);
-    if (!memory) { /* what is held may be what lacks */
+    bool is_large = size >= HUGE_FROM;
+    size_t alignment = is_large ? HUGE_PAGE : WN_LINE, start = (is_large ? next_start() : 0) + WN_LINE;
+    if (size > SIZE_MAX - start - alignment) return NULL;
+    size_t taken = start + size, whole = (taken + alignment - 1) / alignment * alignment;
+    char *from = aligned_alloc(alignment, whole);
+    if (!from) { /* what is held may be what lacks */
         size_t most;
         wn_output_cache(1, &most);
-        memory = aligned_alloc(WN_LINE, (size + 2 * WN_LINE - 1) / WN_LINE * WN_LINE);
+        from = aligned_alloc(alignment, whole);
     }
-    if (!memory) return NULL;
-    hint_huge_pages(memory, size);
-    memory += WN_LINE;
-    *head_of(memory) = (head){size, size};
+    if (!from) return NULL;
+    if (is_large) hint_huge_pages(from, taken);
+    char *memory = from + start;
+    *head_of(memory) = (head){size, size, taken, from};
     return memory;
 }
 
@@ -154,5 +172,5 @@ void *wn_aligned_realloc(void *context, void *memory, size_t size) {
 void wn_aligned_free(void *context, void *memory, size_t size) {
     (void)context;
     (void)size;
-    if (memory && !keep(memory)) free((char *)memory - WN_LINE);
+    if (memory && !keep(memory)) free(head_of(memory)->from);
 }

@@ -60,8 +60,8 @@ def aligned_empty(
         raise ValueError(f"shape has a negative length: {shape}")
     size = math.prod(lengths) * element.itemsize
     try:
-        memory = np.empty(size + step, np.uint8)
-    except ValueError:
+        memory = extension.empty_bytes(size + step) if extension else np.empty(size + step, np.uint8)
+    except (OverflowError, ValueError):
         raise ValueError(f"shape {shape} with alignment {alignment} is too large") from None
     start = -memory.ctypes.data % step
     return memory[start : start + size].view(element).reshape(lengths)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import welnorm as wn
+
 from .contenders import Contender, Missing
 
 LIMITS = ("P.copy", "P.copy_nt")
@@ -63,7 +65,7 @@ def make_limits(
     list of Contender or Missing
         `P.copy`, `P.copy_nt` and, with `read_first`, those two.
     """
-    out = np.empty_like(x)
+    out = wn.aligned_empty(x.shape, x.dtype)  # as ours are
     names = LIMITS + (LIMITS_OF_TWO_SWEEPS if read_first else ())
     if native is None:
         note = "by np.copyto, there is no extension here"
