@@ -18,7 +18,7 @@
 /* Before each array a line that holds its size, as realloc is not told it, how much there is room for, and
  * what it is a part of. */
 typedef struct {
-    size_t size, room, taken;
+    size_t size, room, reserved;
     void *from;
 } head;
 
@@ -26,27 +26,55 @@ static head *head_of(void *memory) { return (head *)((char *)memory - WN_LINE); 
 
 enum { PAGE = 4096, HUGE_PAGE = 1 << 21, HUGE_FROM = 1 << 20 };
 
-/* Large arrays lie on pages of 2 MiB where the system has them: fewer faults when memory is new, and fewer
- * pages to look up and for fetching ahead to stop at. Nearly a whole page is one, too; what is over is left
- * to small ones. */
-static void hint_huge_pages(void *memory, size_t size) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
+/* Large arrays lie on pages of 2 MiB where the system has them, and have them for themselves: fewer faults
+ * when memory is new, and fewer pages to look up and for fetching ahead to stop at. Nearly a whole page is
+ * one, too; what is over is left to small ones. */
+static void *new_pages(size_t size, size_t *reserved) {
     size_t whole = size / HUGE_PAGE * HUGE_PAGE, rest = size - whole;
-    if (rest >= HUGE_PAGE - size / 3) whole += HUGE_PAGE;
-    if (whole) madvise(memory, whole, MADV_HUGEPAGE);
-#else
-    (void)memory;
-    (void)size;
-#endif
+    bool is_nearly_one_more = rest && rest + size / 3 >= HUGE_PAGE;
+    if (is_nearly_one_more) whole += HUGE_PAGE;
+    *reserved = is_nearly_one_more ? whole : (size + PAGE - 1) / PAGE * PAGE;
+    char *from =
+        mmap(NULL, *reserved + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (from == MAP_FAILED) return NULL;
+    size_t skip = (size_t)(-(uintptr_t)from % HUGE_PAGE);
+    if (skip) munmap(from, skip);
+    munmap(from + skip + *reserved, HUGE_PAGE - skip);
+    if (whole) madvise(from + skip, whole, MADV_HUGEPAGE);
+    return from + skip;
 }
 
-/* Where on its page a large array starts. Two that lie alike to pages, as they do at the start of large ones,
- * are in each other's way: they share sets of the caches, and a load looks like one of what was just stored.
- * NumPy's own begin with a page, so these begin about its middle. */
-static size_t next_start(void) {
-    enum { STARTS = 5, FIRST = 1600 - WN_LINE, STEP = 3 * PAGE + 256 };
+static void free_pages(void *from, size_t reserved) { munmap(from, reserved); }
+#else
+static void *new_pages(size_t size, size_t *reserved) {
+    *reserved = (size + PAGE - 1) / PAGE * PAGE;
+    return aligned_alloc(PAGE, *reserved);
+}
+
+static void free_pages(void *from, size_t reserved) {
+    (void)reserved;
+    free(from);
+}
+#endif
+
+/* How far into its memory an array starts. One that begins a line or two farther on its page than another, of
+ * which it is made, is in that one's way: what is loaded next looks like what was just stored, and a norm
+ * takes up to half as long again. NumPy's arrays begin with a page, so ours do not; and not all in the same
+ * sets of the caches. */
+static size_t next_start(bool is_large) {
+    enum { STARTS = 4, FIRST = 512, STEP = 1024, PAGES = 3 * PAGE };
     static atomic_uint count;
-    return FIRST + STEP * (size_t)(atomic_fetch_add_explicit(&count, 1, memory_order_relaxed) % STARTS);
+    size_t turn = atomic_fetch_add_explicit(&count, 1, memory_order_relaxed) % STARTS;
+    return FIRST + turn * (STEP + (is_large ? PAGES : 0));
+}
+
+static void release(void *memory) {
+    const head *h = head_of(memory);
+    if (h->room >= HUGE_FROM)
+        free_pages(h->from, h->reserved);
+    else
+        free(h->from);
 }
 
 /* ---- the output cache: memory that arrays have left, oldest first. A page that is new costs more than to
@@ -85,7 +113,7 @@ static size_t bound(void) {
 
 static void *remove_kept(size_t index) {
     void *memory = cache.memory[index];
-    cache.bytes -= head_of(memory)->taken;
+    cache.bytes -= head_of(memory)->reserved;
     cache.count--;
     memmove(&cache.memory[index], &cache.memory[index + 1], (cache.count - index) * sizeof *cache.memory);
     return memory;
@@ -108,13 +136,13 @@ static void *take(size_t size) {
 
 /* Whether the memory is kept; older memory may have to go for it. */
 static int keep(void *memory) {
-    size_t taken = head_of(memory)->taken;
+    size_t reserved = head_of(memory)->reserved;
     if (head_of(memory)->room < KEEP_FROM || !enter()) return 0;
-    int is_kept = taken <= bound();
+    int is_kept = reserved <= bound();
     if (is_kept) {
-        while (cache.count == KEPT || cache.bytes > bound() - taken) free(head_of(remove_kept(0))->from);
+        while (cache.count == KEPT || cache.bytes > bound() - reserved) release(remove_kept(0));
         cache.memory[cache.count++] = memory;
-        cache.bytes += taken;
+        cache.bytes += reserved;
     }
     leave();
     return is_kept;
@@ -126,26 +154,30 @@ size_t wn_output_cache(int clear, size_t *most) {
     if (!enter()) return 0;
     *most = bound();
     for (size_t i = 0; i < cache.count; i++) bytes += head_of(cache.memory[i])->room;
-    while (clear && cache.count) free(head_of(remove_kept(0))->from);
+    while (clear && cache.count) release(remove_kept(0));
     leave();
     return bytes;
 }
 
+static void *reserve(bool is_large, size_t taken, size_t *reserved) {
+    if (is_large) return new_pages(taken, reserved);
+    *reserved = (taken + WN_LINE - 1) / WN_LINE * WN_LINE;
+    return aligned_alloc(WN_LINE, *reserved);
+}
+
 static void *new_memory(size_t size) {
     bool is_large = size >= HUGE_FROM;
-    size_t alignment = is_large ? HUGE_PAGE : WN_LINE, start = (is_large ? next_start() : 0) + WN_LINE;
-    if (size > SIZE_MAX - start - alignment) return NULL;
-    size_t taken = start + size, whole = (taken + alignment - 1) / alignment * alignment;
-    char *from = aligned_alloc(alignment, whole);
+    size_t start = next_start(is_large), reserved;
+    if (size > SIZE_MAX - start - 2 * HUGE_PAGE) return NULL;
+    char *from = reserve(is_large, start + size, &reserved);
     if (!from) { /* what is held may be what lacks */
         size_t most;
         wn_output_cache(1, &most);
-        from = aligned_alloc(alignment, whole);
+        from = reserve(is_large, start + size, &reserved);
     }
     if (!from) return NULL;
-    if (is_large) hint_huge_pages(from, taken);
     char *memory = from + start;
-    *head_of(memory) = (head){size, size, taken, from};
+    *head_of(memory) = (head){size, size, reserved, from};
     return memory;
 }
 
@@ -172,5 +204,5 @@ void *wn_aligned_realloc(void *context, void *memory, size_t size) {
 void wn_aligned_free(void *context, void *memory, size_t size) {
     (void)context;
     (void)size;
-    if (memory && !keep(memory)) free(head_of(memory)->from);
+    if (memory && !keep(memory)) release(memory);
 }
