@@ -356,45 +356,53 @@ static void deliver_rows(const wn_job *job, const strip *s, size_t row, size_t c
     }
 }
 
-/* part_apply where rows go together. */
-static void part_apply_together(const wn_job *job, const strip *s, size_t part, cols_scratch *scratch) {
+/* apply_rows where rows go together. */
+static void apply_together(const wn_job *job, const strip *s, size_t row, size_t end, cols_scratch *scratch) {
     const wn_problem *p = job->problem;
     const wn_affine affine = {NULL, NULL, 1, p->activation, job->to_compute, job->stream};
     const wn_cols_norm norm = norm_in(scratch);
     wn_offset outer = wn_locate(&p->outer, s->outer);
-    size_t end = row_end(job, part), count, together;
-    for (size_t row = part * job->part_blocks * WN_ROWS; row < end; row += count * together) {
-        together = end - row < scratch->together ? 1 : scratch->together;
-        count = wn_min(WN_ROWS, (end - row) / together);
+    for (size_t count, together; row < end; row += count * together) {
+        row_stretch rows = stretch_from(job, row, end - row);
+        together = rows.count < scratch->together ? 1 : scratch->together;
+        count = wn_min(WN_ROWS, rows.count / together);
+        const char *x = (const char *)p->x + outer.x + rows.at.x;
+        char *y = (char *)p->y + outer.y + rows.at.y;
         for (size_t r = 0; r < count; r++) {
-            wn_offset at = wn_locate(&p->reduced, row + r * together);
-            scratch->x_rows[r] = (const char *)p->x + outer.x + at.x;
-            scratch->y_rows[r] = (char *)p->y + outer.y + at.y;
+            scratch->x_rows[r] = x + (ptrdiff_t)(r * together) * rows.step.x;
+            scratch->y_rows[r] = y + (ptrdiff_t)(r * together) * rows.step.y;
         }
         job->kernels->apply_cols(scratch->x_rows, scratch->y_rows, count, s->columns * together, &norm,
                                  &affine);
     }
 }
 
-static void part_apply(const wn_job *job, size_t unit, size_t part, void *memory) {
-    cols_scratch *scratch = memory;
-    strip s = strip_at(job, unit);
-    if (scratch->together > 1) {
-        part_apply_together(job, &s, part, scratch);
-        return;
-    }
-    size_t end = row_end(job, part), count;
-    for (size_t row = part * job->part_blocks * WN_ROWS; row < end; row += count) {
-        count = alike_rows(job, row, wn_min(WN_ROWS, end - row));
-        load_rows(job, &s, row, count, true, 1.0, scratch);
-        place_rows(job, &s, row, count, scratch);
-        if (job->rows_affine) load_column_parameters(job, &s, row, scratch);
-        for (size_t c = 0, next; c < s.columns; c = next) {
-            for (next = c + 1; next < s.columns && !scratch->wide[c] && !scratch->wide[next]; next++) {
+static void apply_rows(const wn_job *job, const strip *s, size_t row, size_t end, cols_scratch *scratch) {
+    for (size_t count; row < end; row += count) {
+        count = alike_rows(job, row, end - row);
+        load_rows(job, s, row, count, true, 1.0, scratch);
+        place_rows(job, s, row, count, scratch);
+        if (job->rows_affine) load_column_parameters(job, s, row, scratch);
+        for (size_t c = 0, next; c < s->columns; c = next) {
+            for (next = c + 1; next < s->columns && !scratch->wide[c] && !scratch->wide[next]; next++) {
             }
             apply_range(job, scratch, count, c, next - c);
         }
-        deliver_rows(job, &s, row, count, scratch);
+        deliver_rows(job, s, row, count, scratch);
+    }
+}
+
+static void part_apply(const wn_job *job, size_t unit, size_t part, void *memory) {
+    cols_scratch *scratch = memory;
+    strip s = strip_at(job, unit);
+    size_t first = part * job->part_blocks * WN_ROWS, end = row_end(job, part);
+    size_t blocks = wn_ceil_div(end - first, WN_ROWS);
+    for (size_t i = 0; i < blocks; i++) {
+        size_t row = first + (job->backwards ? blocks - 1 - i : i) * WN_ROWS;
+        if (scratch->together > 1)
+            apply_together(job, &s, row, wn_min(end, row + WN_ROWS), scratch);
+        else
+            apply_rows(job, &s, row, wn_min(end, row + WN_ROWS), scratch);
     }
 }
 

@@ -99,7 +99,8 @@ bool wn_apply_given(const wn_job *job, int threads) {
     size_t count = (size_t)(in_cols ? p->inner.count : p->outer.count);
     if (!job->direct_x || !job->direct_y || p->mask || p->group != 1) return false;
     if ((in_cols && p->outer.count != 1) || !is_affine_by_statistic(job)) return false;
-    size_t together = in_cols ? wn_rows_together(job) : 1, part = count * together * job->compute_size;
+    size_t together = in_cols && p->reduced.ndim <= 1 ? wn_rows_together(job) : 1,
+           part = count * together * job->compute_size;
     char *memory = malloc(3 * part);
     if (!memory) return false; /* the other way needs less for many statistics */
     given_call call = {job, {memory, memory + part, memory + 2 * part}, together};

@@ -32,7 +32,8 @@ typedef struct {
     bool rows_affine;        /* and along the reduced ones */
     bool stream;             /* results do not fit the last-level cache: past it */
     bool adds;               /* x is still to be written: augend + addend */
-    bool weaves;             /* the statistics of a unit are made while the one before it is applied */
+    bool weaves;             /* the statistics of a unit are made while the one before it is applied; */
+    bool backwards; /* else it is applied from its end, which was read last and may be in the cache */
     size_t units, unit_columns, strips;
     size_t blocks, part_blocks, parts;
 } wn_job;
@@ -174,15 +175,14 @@ static inline void wn_put_norm(const wn_job *job, size_t i, const wn_norm *norm,
 }
 
 /* How many rows of the pattern cols make one for the apply step: a kernel takes time for each row, however
- * short. They must lie one after the other, in x and in y. */
+ * short. Along the last axis they must lie one after the other, in x and in y. */
 static inline size_t wn_rows_together(const wn_job *job) {
     const wn_problem *p = job->problem;
     const wn_axis rows = wn_last_axis(&p->reduced);
     size_t columns = (size_t)p->inner.count, together = WN_STRIP / columns;
-    bool is_one_piece = p->reduced.ndim <= 1 && rows.x_stride == (int64_t)(columns * job->x_size) &&
-                        rows.y_stride == (int64_t)(columns * job->y_size) && job->direct_x && job->direct_y &&
-                        !p->mask;
-    return columns <= WN_NARROW && is_one_piece && (size_t)rows.count >= together ? together : 1;
+    bool is_one_piece = rows.x_stride == (int64_t)(columns * job->x_size) &&
+                        rows.y_stride == (int64_t)(columns * job->y_size) && job->direct_x && job->direct_y;
+    return columns <= WN_NARROW && is_one_piece && !p->mask && (size_t)rows.count >= together ? together : 1;
 }
 
 /* The norm of `columns` columns `times` times, one after the other. */

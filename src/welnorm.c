@@ -110,8 +110,9 @@ static void settle(const wn_call *call, int thread, size_t unit, wn_unit_state *
     for (size_t c = 0; c < count; c++) {
         double scale = state->scale[c];
         wn_state s = wn_get_state(state, c);
-        s = (wn_state){s.count, s.mean / scale, s.mean_lo / scale, s.m2 / scale / scale,
-                       s.m2_lo / scale / scale};
+        if (scale != 1.0)
+            s = (wn_state){s.count, s.mean / scale, s.mean_lo / scale, s.m2 / scale / scale,
+                           s.m2_lo / scale / scale};
         wn_put_state(&p->states, first + c, &s);
         p->count[first + c] = s.count;
     }
@@ -144,7 +145,7 @@ static void unit_body(void *context, int thread, int thread_count) {
                 is_ahead = true;
                 if (part) call->ops->merge(job, unit + 1, &total, &next);
             } else {
-                call->ops->part_apply(job, unit, part, scratch);
+                call->ops->part_apply(job, unit, job->backwards ? job->parts - 1 - part : part, scratch);
             }
         }
     }
@@ -179,9 +180,10 @@ static void apply_body(void *context, int thread, int thread_count) {
     const wn_call *call = context;
     const wn_job *job = &call->job;
     void *scratch = thread_scratch(call, thread);
-    size_t item, end, finished = SIZE_MAX;
-    for (wn_split(job->units * job->parts, thread, thread_count, &item, &end); item < end; item++) {
-        size_t unit = item / job->parts;
+    size_t begin, end, finished = SIZE_MAX;
+    wn_split(job->units * job->parts, thread, thread_count, &begin, &end);
+    for (size_t i = begin; i < end; i++) {
+        size_t item = job->backwards ? end - 1 - (i - begin) : i, unit = item / job->parts;
         if (unit != finished) {
             wn_unit_state state =
                 job->problem->given_mean ? given_state(call, thread, unit) : part_state(call, unit, 0);
@@ -276,6 +278,7 @@ wn_status wn_run(const wn_problem *p) {
     int threads = wn_threads_for(bytes, SIZE_MAX);
     if (p->given_mean && wn_apply_given(job, threads)) return WN_OK;
     call.ops->cut(job, (size_t)threads);
+    job->backwards = !p->given_mean && !job->weaves;
     bool split = job->parts > 1 && !p->scale && (p->given_mean || job->units < SPLIT_BELOW * (size_t)threads);
     size_t items = split ? job->units * job->parts : job->units;
     if ((size_t)threads > items) threads = (int)items;
