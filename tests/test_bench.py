@@ -323,6 +323,17 @@ def test_limits_with_the_extension_use_both_kinds_of_stores():
     assert calls == [(True, False, 0), (True, True, 0), (True, False, 128), (True, True, 128)]
 
 
+def test_rivals_are_compared_with_like_and_with_the_fastest_copy():
+    targets = runpy.run_path(str(SUITES / "targets.py"))
+    runs = [
+        {"welnorm": 2.0, "welnorm-out": 1.0, "torch": 6.0, "numba": 4.0, "P.copy": 0.5, "P.copy_nt": 0.25},
+        {"welnorm": 2.0, "welnorm-out": 1.0, "torch": 10.0, "P.copy": 0.5, "P.copy_nt": 1.0},
+    ]
+    assert targets["rival_ratios"](runs) == {"torch": 4.0, "numba": 4.0}
+    assert targets["rival_ratios"](runs, ["P.copy", "P.copy_nt"]) == {"torch": 22.0, "numba": 16.0}
+    assert targets["geometric_mean"]([2.0, 8.0]) == "4.00x"
+
+
 @pytest.mark.parametrize(
     ("case", "span"),
     [
