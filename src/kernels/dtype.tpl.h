@@ -19,6 +19,7 @@
 #define V CAT(v, COMPUTE)
 #define ACTIVATE CAT(activate_v, COMPUTE)
 #define IS_WIDE CAT(wn_is_wide, COMPUTE)
+#define WIDE_C CAT(WN_WIDE, COMPUTE)
 #define FOLD CAT(wn_fold, COMPUTE)
 
 #include "apply.tpl.h"
@@ -30,6 +31,7 @@
 #include "exact.tpl.h"
 
 #undef FOLD
+#undef WIDE_C
 #undef IS_WIDE
 #undef ACTIVATE
 #undef V

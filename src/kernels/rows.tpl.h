@@ -94,6 +94,32 @@ static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t c
     }
 }
 
+/* Norms of `count` rows from their sums about 0 by vectors, as block_state and wn_finish make them; false,
+ * and they are of no use, if another shift, float64 squares or the wide path is called for in any of them. */
+static ALWAYS_INLINE int FN(finish_together)(const FN(rows) * rows, size_t count, const FN(sums) * sums,
+                                             wn_norm *norms) {
+    double sum[FN(BATCH_ROWS)], square[FN(BATCH_ROWS)], rstd[FN(BATCH_ROWS)];
+    v_i64 fails = {0};
+    for (size_t k = 0; k < FN(BATCH_ROWS); k++) {
+        size_t own = k < count ? k : 0;
+        sum[k] = sums[own].sum, square[k] = sums[own].square;
+    }
+    for (size_t k = 0; k < FN(BATCH_ROWS) && k < count; k += V_F64) {
+        v_f64 s = v_load_f64(sum + k), mean = s * rows->inverse_count, excess = s * mean;
+        v_f64 m2 = v_load_f64(square + k) - excess;
+        if (rows->centred)
+            fails |= V_WHERE(excess > MAX_EXCESS * m2) | V_WHERE(m2 != m2);
+        else
+            fails |= ~(V_WHERE(m2 >= LEAST_SQUARE * rows->count) & V_WHERE(m2 <= DBL_MAX));
+        m2 = v_select_f64(V_WHERE(m2 < 0.0), v_set_f64(0.0), m2);
+        v_f64 of_rows = 1.0 / v_sqrt_f64(m2 / rows->count + rows->eps);
+        fails |= WIDE_C(V_WHERE, mean, m2, of_rows, rows->eps);
+        v_store_f64(rstd + k, of_rows), v_store_f64(sum + k, mean + 0.0); /* not -0 */
+    }
+    for (size_t k = 0; k < count; k++) norms[k] = (wn_norm){sum[k], 0.0, rstd[k], 1.0};
+    return !v_any_i64(fails);
+}
+
 /* What the apply step needs of rows [r, r + count), from their sums, as far as there are rows and none is for
  * the wide path: their norms, and these with the parameters folded in where they do not vary along the row.
  * Returns how many; *folds says whether that could be had in all of them. */
@@ -101,13 +127,17 @@ static WN_NOINLINE size_t FN(finish_rows)(const FN(rows) * rows, size_t r, size_
                                           const FN(sums) * sums, wn_norm *norms, FN(norm_c) * ready,
                                           int *folds) {
     size_t k = 0;
+    if (rows->row_count - r < count) count = rows->row_count - r;
+    int are_finished = WEAVES && count > FN(BATCH_ROWS) / 2 && FN(finish_together)(rows, count, sums, norms);
     *folds = 1;
-    for (; k < count && r + k < rows->row_count; k++) {
-        const void *x = FN(row_x)(rows, r + k);
-        wn_state state =
-            FN(block_state)(&x, 1, rows->n, rows->centred, rows->count, rows->inverse_count, sums[k]);
-        norms[k] = wn_finish(&state, rows->eps);
-        if (IS_WIDE(&norms[k], state.m2, rows->eps)) break;
+    for (; k < count; k++) {
+        if (!are_finished) {
+            const void *x = FN(row_x)(rows, r + k);
+            wn_state state =
+                FN(block_state)(&x, 1, rows->n, rows->centred, rows->count, rows->inverse_count, sums[k]);
+            norms[k] = wn_finish(&state, rows->eps);
+            if (IS_WIDE(&norms[k], state.m2, rows->eps)) break;
+        }
         if (rows->vary)
             ready[k] = FN(narrow)(&norms[k]);
         else
