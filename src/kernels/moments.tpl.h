@@ -125,7 +125,7 @@ static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double 
 /* Adds float32 sums of squares to those of float64: two to each. */
 static ALWAYS_INLINE void FN(add_chunk)(const V *q, v_f64 *square) {
 #if !IS_FLOAT64
-    UNROLL for (size_t v = 0; v < FN(SQUARE_VECTORS) / 2; v++) {
+    UNROLL_SQUARES for (size_t v = 0; v < FN(SQUARE_VECTORS) / 2; v++) {
         V sum = q[v] + q[v + FN(SQUARE_VECTORS) / 2];
         square[v * V_N / V_F64] += v_low_f32(sum);
         if (V_N > V_F64) square[v * V_N / V_F64 + 1] += v_high_f32(sum);
@@ -144,19 +144,19 @@ static ALWAYS_INLINE void FN(add_squares)(const T *x, size_t n, FN(lanes) * lane
     for (size_t i = 0; i < n;) {
         size_t end = whole - i < FN(CHUNK) * unit ? whole : i + FN(CHUNK) * unit;
         V q[FN(SQUARE_VECTORS)];
-        UNROLL for (size_t v = 0; v < FN(SQUARE_VECTORS); v++) q[v] = V_SET(0);
+        UNROLL_SQUARES for (size_t v = 0; v < FN(SQUARE_VECTORS); v++) q[v] = V_SET(0);
         for (; i < end; i += unit) {
             for (size_t at = i; team && !form.adds && at < i + unit; at += LANES)
                 FN(fetch_ahead)(x + at, form);
             if (team && form.adds) FN(fetch_addends)(team, i, unit, form);
-            UNROLL for (size_t v = 0; v < FN(SQUARE_VECTORS); v++) {
+            UNROLL_SQUARES for (size_t v = 0; v < FN(SQUARE_VECTORS); v++) {
                 size_t at = i + v * V_N;
                 V element = team && form.adds ? FN(add_at)(team, at, form) : V_LOAD(x + at);
                 q[v] = V_FMA(element, element, q[v]);
             }
             if (team) FN(weave)(team, i, unit, form);
         }
-        UNROLL for (size_t v = 0; v < FN(SQUARE_VECTORS); v++) {
+        UNROLL_SQUARES for (size_t v = 0; v < FN(SQUARE_VECTORS); v++) {
             size_t at = i + v * V_N;
             if (i < whole || at >= n) break;
             V element = n - at >= V_N ? V_LOAD(x + at) : V_LOAD_PART(x + at, n - at);

@@ -193,7 +193,7 @@ typedef struct {
 NORM_TEAM(one_scalar, 1, 1, 0, 0, 0)
 NORM_TEAM(stream_scalar, FN(SHORT_TEAM), 1, 0, 1, 0)
 NORM_TEAMS(one, 1, 0, 0)
-NORM_TEAM(two_centred, 2, 1, 1, 0, 0)
+NORM_TEAMS(two, 2, 0, 0)
 NORM_TEAMS(stream_short, FN(SHORT_TEAM), 1, 0)
 NORM_TEAMS(one_sum, 1, 0, 1)
 #if !IS_16BIT /* not worth the size of their code */
@@ -210,8 +210,7 @@ static FN(step) FN(step_for)(size_t n, int centred, int vary, int stream, int ad
 #endif
     if (adds) return STEPS(one_sum);
     if (stream) return STEPS(stream_short);
-    if (is_long && centred) return STEP(two_centred);
-    if (is_long && !IS_16BIT) return (FN(step)){NULL, 1}; /* the row is in L1, and squares take little time */
+    if (is_long) return STEPS(two);
     return STEPS(one);
 }
 #undef STEPS

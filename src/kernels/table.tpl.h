@@ -15,9 +15,11 @@ enum { AHEAD = 2048, FAR_AHEAD = 8192 };
 #ifdef WN_PORTABLE
 #    define WEAVES 0
 #    define UNROLL_WIDE UNROLL_LITTLE
+#    define UNROLL_SQUARES UNROLL_LITTLE
 #else
 #    define WEAVES (!IS_FLOAT64)
 #    define UNROLL_WIDE UNROLL
+#    define UNROLL_SQUARES UNROLL_MOST
 #endif
 /* How often M2 the squared distance of shift and mean may be: it costs 20 of float64's 53 bits, which leaves
  * float32 its 24 and some. */
@@ -26,12 +28,15 @@ enum { AHEAD = 2048, FAR_AHEAD = 8192 };
 #define LEAST_SQUARE 0x1p-100
 #if defined(__GNUC__) && !defined(__clang__)
 #    define UNROLL _Pragma("GCC unroll 8")
+#    define UNROLL_MOST _Pragma("GCC unroll 16")
 #    define UNROLL_LITTLE _Pragma("GCC unroll 2")
 #elif defined(__clang__)
 #    define UNROLL _Pragma("clang loop unroll_count(8)")
+#    define UNROLL_MOST _Pragma("clang loop unroll_count(16)")
 #    define UNROLL_LITTLE _Pragma("clang loop unroll_count(2)")
 #else
 #    define UNROLL
+#    define UNROLL_MOST
 #    define UNROLL_LITTLE
 #endif
 #ifdef __GNUC__
