@@ -338,7 +338,7 @@ def show_rivals(runs: dict[str, list[dict[str, float]]]) -> None:
     for case, times in runs.items():
         ratios = rival_ratios(times)
         at_limit = rival_ratios(times, [name for _, name in limits_of(case)])
-        if not ratios:
+        if not ratios or not at_limit:  # a copy was not measured
             continue
         best = min(ratios, key=ratios.__getitem__)
         of_best.append((ratios[best], at_limit[best]))

@@ -105,6 +105,8 @@ cdef bint is_ordinary(object x, object weight, object bias, object axis, object 
     if ndim == 0 or axis != -1:
         return False
     call.n = cnp.PyArray_DIM(x, ndim - 1)
+    if call.n == 1:  # no row: the general way takes it for a column, whose sums are others
+        return False
     call.rows //= call.n
     call.weight = call.bias = NULL
     if weight is not None:

@@ -24,7 +24,7 @@ typedef struct {
 
 static head *head_of(void *memory) { return (head *)((char *)memory - WN_LINE); }
 
-enum { PAGE = 4096, HUGE_PAGE = 1 << 21, HUGE_FROM = 1 << 20 };
+enum { PAGE = 4096, LARGEST_PAGE = 1 << 16, HUGE_PAGE = 1 << 21, HUGE_FROM = 1 << 20 };
 
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
 /* Large arrays lie on pages of 2 MiB where the system has them, and have them for themselves: fewer faults
@@ -34,7 +34,7 @@ static void *new_pages(size_t size, size_t *reserved) {
     size_t whole = size / HUGE_PAGE * HUGE_PAGE, rest = size - whole;
     bool is_nearly_one_more = rest && rest + size / 3 >= HUGE_PAGE;
     if (is_nearly_one_more) whole += HUGE_PAGE;
-    *reserved = is_nearly_one_more ? whole : (size + PAGE - 1) / PAGE * PAGE;
+    *reserved = is_nearly_one_more ? whole : (size + LARGEST_PAGE - 1) / LARGEST_PAGE * LARGEST_PAGE;
     char *from =
         mmap(NULL, *reserved + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (from == MAP_FAILED) return NULL;
@@ -80,7 +80,7 @@ static void release(void *memory) {
 /* ---- the output cache: memory that arrays have left, oldest first. A page that is new costs more than to
  * fill it. */
 
-enum { KEPT = 16, KEEP_FROM = 1 << 20 };
+enum { KEPT = 16, KEEP_FROM = HUGE_FROM };
 
 static struct {
     atomic_flag busy; /* who finds it set does without: nobody waits, and nothing hangs after a fork */

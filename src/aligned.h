@@ -8,8 +8,8 @@
 
 enum { WN_LINE = 64, WN_ALIGNED_BYTES = 1 << 16 }; /* smaller arrays are not worth the way round */
 
-/* How many bytes of memory that arrays have left are held for the next ones, and freed now if so asked; and
- * at most how many. */
+/* How many bytes that arrays have left (what is reserved for them, which counts towards the bound, may be up
+ * to a third more) are held for the next ones, and freed now if so asked; and at most how many. */
 size_t wn_output_cache(int clear, size_t *most);
 
 void *wn_aligned_malloc(void *context, size_t size);

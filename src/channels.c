@@ -23,7 +23,7 @@ static void lay_out(const wn_channels *c, size_t size, wn_axis *axis, wn_problem
     } else if (length <= WN_TILE) {
         p->pattern = WN_COLS;
         p->group = (int64_t)length;
-        axis[3] = axis_of(channels, size, 1);
+        axis[3] = axis_of(channels, size, channels > 1); /* of one, weight and bias do not vary */
         axis[2] = axis_of(c->groups ? s : n * s, channels * size, 0);
         axis[1] = c->groups ? axis_of(n, sample, 0) : axis_of(1, 0, 0);
     } else {

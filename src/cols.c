@@ -364,7 +364,7 @@ static void apply_together(const wn_job *job, const strip *s, size_t row, size_t
     wn_offset outer = wn_locate(&p->outer, s->outer);
     for (size_t count, together; row < end; row += count * together) {
         row_stretch rows = stretch_from(job, row, end - row);
-        together = rows.count < scratch->together ? 1 : scratch->together;
+        together = wn_min(rows.count, scratch->together);
         count = wn_min(WN_ROWS, rows.count / together);
         const char *x = (const char *)p->x + outer.x + rows.at.x;
         char *y = (char *)p->y + outer.y + rows.at.y;

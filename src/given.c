@@ -54,7 +54,7 @@ static void cols_body(void *context, int thread, int thread_count) {
     for (; row < end; row += count * together) {
         const void *x_rows[WN_ROWS];
         void *y_rows[WN_ROWS];
-        together = end - row < call->together ? 1 : call->together;
+        together = wn_min(end - row, call->together);
         count = wn_min(WN_ROWS, (end - row) / together);
         for (size_t r = 0; r < count; r++) {
             wn_offset at = wn_locate(&p->reduced, row + r * together);
@@ -90,7 +90,7 @@ static bool is_affine_by_statistic(const wn_job *job) {
     }
     for (int d = 0; d < p->reduced.ndim; d++)
         if (p->reduced.axis[d].count > 1 && p->reduced.axis[d].affine_stride != 0) return false;
-    return p->pattern == WN_COLS || !job->inner_affine;
+    return (p->pattern == WN_COLS) == job->inner_affine;
 }
 
 bool wn_apply_given(const wn_job *job, int threads) {

@@ -177,6 +177,7 @@ static inline void wn_put_norm(const wn_job *job, size_t i, const wn_norm *norm,
 /* How many rows of the pattern cols make one for the apply step: a kernel takes time for each row, however
  * short. Along the last axis they must lie one after the other, in x and in y. */
 static inline size_t wn_rows_together(const wn_job *job) {
+    _Static_assert(WN_NARROW <= WN_TILE, "such columns are one strip");
     const wn_problem *p = job->problem;
     const wn_axis rows = wn_last_axis(&p->reduced);
     size_t columns = (size_t)p->inner.count, together = WN_STRIP / columns;

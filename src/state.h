@@ -60,7 +60,7 @@ typedef struct {
         *mean_hi = (C)norm->mean;                                                                            \
         C mean_lo = (C)((norm->mean - (double)*mean_hi) + norm->mean_lo);                                    \
         *scale = (C)(norm->rstd * (double)weight);                                                           \
-        *shift = (C)((double)bias - (double)mean_lo * (double)*scale);                                       \
+        *shift = mean_lo == 0 ? bias : (C)((double)bias - (double)mean_lo * (double)*scale);                 \
         double magnitude = fabs((double)*scale);                                                             \
         return (weight == 0 || magnitude >= LEAST) && magnitude <= MOST && fabs((double)*shift) <= MOST;     \
     }

@@ -278,11 +278,12 @@ wn_status wn_run(const wn_problem *p) {
     int threads = wn_threads_for(bytes, SIZE_MAX);
     if (p->given_mean && wn_apply_given(job, threads)) return WN_OK;
     call.ops->cut(job, (size_t)threads);
-    job->backwards = !p->given_mean && !job->weaves;
     bool split = job->parts > 1 && !p->scale && (p->given_mean || job->units < SPLIT_BELOW * (size_t)threads);
     size_t items = split ? job->units * job->parts : job->units;
     if ((size_t)threads > items) threads = (int)items;
-    return run_units(&call, threads, split && threads > 1);
+    split = split && threads > 1;
+    job->backwards = !p->given_mean && (split || !job->weaves);
+    return run_units(&call, threads, split);
 }
 
 wn_status wn_norm_rows(wn_dtype dtype, const void *augend, const void *addend, const void *x, void *y,

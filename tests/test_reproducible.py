@@ -7,6 +7,7 @@ Do that only with a change that is meant to change bits, and say so in its commi
 
 import ctypes
 import ctypes.util
+import functools
 import hashlib
 import inspect
 import itertools
@@ -285,6 +286,37 @@ def test_any_strides(norm, shape, dtype, engine):
         assert norm(view, out=view).tobytes() == expected[0], order
         out = np.empty_like(view)
         assert norm(x, out=out).tobytes() == expected[0], order
+
+
+def calls_of_single_elements(x):
+    """Norms of x, (N, positions, 1): with one channel, or of rows of one element."""
+    one, ones = np.float32([1.7]), np.ones(x.shape[:2], bool)
+    for weight, bias in ((None, None), (one, -one / 3)):
+        for axis, of in ((-1, x), (1, np.moveaxis(x, -1, 1))):
+            batch = {"weight": weight, "bias": bias, "axis": axis}
+            for mask in (None, ones):
+                yield wn.batch_norm(of, training=True, mask=mask, **batch)
+                yield wn.batch_norm(of, one / 9, one, mask=mask, **batch)
+            yield wn.instance_norm(of, weight, bias, axis=axis)
+            yield wn.group_norm(of, 1, weight, bias, axis=axis)
+        yield wn.layer_norm(x, weight, bias)
+        yield wn.rms_norm(x, weight, bias)
+        yield from wn.add_rms_norm(x, x, weight, bias)
+
+
+@pytest.mark.parametrize("shape", [(130, 3, 1), (200, 1, 1)])
+def test_single_elements_in_any_strides(shape, dtype, engine):
+    """One channel, or rows of one element: contiguous or not, masked or not."""
+    x = numbers(shape, dtype, offset=1.0)
+    strided = np.zeros([2 * n for n in shape], dtype)[::2, ::2, ::2]
+    strided[...] = x
+    for a, b in zip(calls_of_single_elements(x), calls_of_single_elements(strided), strict=True):
+        assert a.tobytes() == b.tobytes()
+    one, ones = np.float32([1.7]), np.ones(shape[:2], bool)
+    of_batch, given = {"weight": one, "bias": -one / 3, "axis": -1}, (one / 9, one)
+    for statistics in ((), given):
+        call = functools.partial(wn.batch_norm, x, *statistics, training=not statistics, **of_batch)
+        assert call().tobytes() == call(mask=ones).tobytes()
 
 
 # ---- N8: instruction sets

@@ -3,22 +3,21 @@
  * neither on the vector width nor on the columns beside it. */
 
 /* Rows that one vector of columns (or WIDE of them side by side) takes before the next: all where rows are
- * short, else few (fewer if long ones are written, too), so that whole cache lines are used before they leave
- * L1. The hardware does not follow as many rows, so the next ones are fetched meanwhile. */
-enum { FN(BAND_ROWS) = 8, FN(SHORT_ROW) = 64, FN(WIDE) = 4 };
-enum { FN(LONG_STRIDE) = 1024, FN(MOST_AHEAD) = 32768 };
+ * short, else few, so that whole cache lines are used before they leave L1. The hardware does not follow as
+ * many rows, so the next ones are fetched meanwhile. */
+enum { FN(BAND_ROWS) = 8, FN(SHORT_ROW) = 64, FN(WIDE) = 4, FN(MOST_AHEAD) = 32768 };
 
 typedef struct {
     size_t rows;
     ptrdiff_t ahead; /* bytes */
 } FN(band);
 
-static inline FN(band) FN(band_of)(const void *const *rows, size_t row_count, size_t columns, int writes) {
+static inline FN(band) FN(band_of)(const void *const *rows, size_t row_count, size_t columns) {
     FN(band) band = {row_count, AHEAD};
     if (columns <= FN(SHORT_ROW) || row_count < FN(BAND_ROWS)) return band;
     ptrdiff_t stride = (const char *)rows[1] - (const char *)rows[0], length = stride < 0 ? -stride : stride;
-    band.rows = writes && length > FN(LONG_STRIDE) ? FN(BAND_ROWS) / 2 : FN(BAND_ROWS);
-    length *= (ptrdiff_t)band.rows;
+    band.rows = FN(BAND_ROWS);
+    length *= FN(BAND_ROWS);
     if (length > AHEAD && length <= FN(MOST_AHEAD)) band.ahead = (ptrdiff_t)band.rows * stride;
     return band;
 }
@@ -73,7 +72,7 @@ static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, FN(band) band, s
 
 static ALWAYS_INLINE void FN(add_block)(const void *const *rows, size_t row_count, size_t columns,
                                         int shifted, FN(columns) * to) {
-    FN(band) band = FN(band_of)(rows, row_count, columns, 0);
+    FN(band) band = FN(band_of)(rows, row_count, columns);
     size_t most = band.rows;
     memset(to->sum, 0, columns * sizeof *to->sum);
     memset(to->square, 0, columns * sizeof *to->square);
@@ -269,6 +268,7 @@ static ALWAYS_INLINE void FN(apply_cols_with)(const void *const *x_rows, void *c
         FN(apply_abreast)(x_rows, y_rows, 1, row, columns, norm, affine, parameters, 1);
 }
 
+/* Parameters by column are rare, as they fold: they take the slow way, and are not streamed. */
 static void FN(apply_cols)(const void *const *x_rows, void *const *y_rows, size_t row_count, size_t columns,
                            const wn_cols_norm *norm, const wn_affine *affine) {
     FN(parameters) parameters = !affine->weight ? FN(FOLDED) : affine->advance ? FN(BY_COLUMN) : FN(BY_ROW);

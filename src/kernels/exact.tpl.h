@@ -87,7 +87,7 @@ static void FN(exact_cols)(const void *const *rows, size_t row_count, size_t col
         memset(sums, 0, 4 * WN_STRIP * sizeof *sums);
         for (size_t c = 0; c < columns; c++) shift[c] = FN(first_of)((const T *)rows[0] + c);
     }
-    size_t most = FN(band_of)(rows, row_count, columns, 0).rows, step;
+    size_t most = FN(band_of)(rows, row_count, columns).rows, step;
     for (size_t row = 0; row < row_count; row += step) {
         step = row_count - row < most ? row_count - row : most;
         size_t c = 0;

@@ -33,7 +33,8 @@ static int CAT(finish_cols, COMPUTE)(const wn_states *states, double count, doub
         v_f64 lost =
             CAT(round, COMPUTE)((mean - CAT(round, COMPUTE)(mean, mean_hi + c, n)) + mean_lo, low, n);
         v_f64 scale = CAT(round, COMPUTE)(wide_rstd * w, rstd + c, n);
-        v_f64 shift = CAT(round, COMPUTE)(b - lost * scale, offset + c, n);
+        v_f64 shift =
+            CAT(round, COMPUTE)(v_select_f64(V_WHERE(lost == 0.0), b, b - lost * scale), offset + c, n);
         v_i64 fits = V_WHERE(scale >= C_LEAST) | V_WHERE(scale <= -C_LEAST) | V_WHERE(w == 0.0);
         fits &= V_WHERE(scale <= C_MOST) & V_WHERE(scale >= -C_MOST);
         fits &= V_WHERE(shift <= C_MOST) & V_WHERE(shift >= -C_MOST);

@@ -9,6 +9,7 @@ static inline void *FN(result_at)(const wn_runs *runs, size_t r) {
     return (char *)runs->y + (ptrdiff_t)r * runs->y_stride;
 }
 
+/* Parameters that do not vary must fold into the norm (can_fold_runs). */
 static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *runs, const wn_norm *norm,
                                              const wn_affine *affine, FN(form) form) {
     FN(norm_c) ready = FN(narrow)(norm);
