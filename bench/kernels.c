@@ -74,10 +74,11 @@ static void column_statistics(const problem *p) {
 static void column_apply(const problem *p) {
     const void *parameters = p->affine->weight, *x_rows[WN_ROWS];
     const wn_cols_norm norm = {parameters, parameters, parameters};
+    const wn_affine folded = {.advance = 1}; /* weight and bias are in the norm */
     void *y_rows[WN_ROWS];
     for (size_t row = 0, count; row < p->rows; row += count) {
         count = point(p, row, x_rows, y_rows);
-        p->kernels->apply_cols(x_rows, y_rows, count, p->n, &norm, p->affine);
+        p->kernels->apply_cols(x_rows, y_rows, count, p->n, &norm, &folded);
     }
 }
 
