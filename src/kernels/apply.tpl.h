@@ -121,42 +121,33 @@ static ALWAYS_INLINE void FN(finish_team)(FN(team) * team, FN(form) form) {
     if (team->i < team->n) FN(apply_team)(team, team->n - team->i, form);
 }
 
+/* What becomes of the vector at element i, or of its first `part` elements. */
+static ALWAYS_INLINE V FN(result)(const T *x, size_t i, size_t part, const FN(norm_v) * norm,
+                                  const wn_affine *affine, int has_weight, int has_bias) {
+    const C *weight = affine->weight, *bias = affine->bias;
+    V v = FN(normalize)(part ? V_LOAD_PART(x + i, part) : V_LOAD(x + i), norm), w, b;
+    if (has_weight) w = part ? V_LOAD_PART_C(weight + i, part) : V_LOAD_C(weight + i);
+    if (has_bias) b = part ? V_LOAD_PART_C(bias + i, part) : V_LOAD_C(bias + i);
+    if (has_bias) return has_weight ? V_FMA(v, w, b) : v + b;
+    return has_weight ? v * w : v;
+}
+
 /* One combination of weight and bias, varying along the row or not there: the flags are constants at each
  * call, so each becomes a loop of its own. */
 static ALWAYS_INLINE void FN(apply_with)(const T *x, T *y, size_t n, FN(norm_v) nv, const wn_affine *affine,
                                          int has_weight, int has_bias) {
-    const C *weight = affine->weight, *bias = affine->bias;
-    size_t i = 0, part = 0;
-#define RESULT                                                                                               \
-    V v = FN(normalize)(part ? V_LOAD_PART(x + i, part) : V_LOAD(x + i), &nv), w, b;                         \
-    if (has_weight) w = part ? V_LOAD_PART_C(weight + i, part) : V_LOAD_C(weight + i);                       \
-    if (has_bias) b = part ? V_LOAD_PART_C(bias + i, part) : V_LOAD_C(bias + i);                             \
-    if (has_bias)                                                                                            \
-        v = has_weight ? V_FMA(v, w, b) : v + b;                                                             \
-    else if (has_weight)                                                                                     \
-        v = v * w;
+    const wn_affine of_row = *affine; /* which nothing that is written can change */
+    size_t i = 0;
+#define RESULT(part) FN(result)(x, i, part, &nv, &of_row, has_weight, has_bias)
     if (affine->stream && (uintptr_t)y % sizeof(T) == 0) { /* from an aligned address on */
-        part = (size_t)(-(uintptr_t)y % (V_N * sizeof(T))) / sizeof(T);
-        if (part > n) part = n;
-        if (part) {
-            RESULT
-            V_STORE_PART(y, v, part);
-        }
-        i = part, part = 0;
-        UNROLL_LITTLE for (; i + V_N <= n; i += V_N) {
-            RESULT
-            V_STREAM(y + i, v);
-        }
+        size_t head = (size_t)(-(uintptr_t)y % (V_N * sizeof(T))) / sizeof(T);
+        if (head > n) head = n;
+        if (head) V_STORE_PART(y, RESULT(head), head);
+        i = head;
+        UNROLL_LITTLE for (; i + V_N <= n; i += V_N) V_STREAM(y + i, RESULT(0));
     }
-    UNROLL_APPLY for (; i + V_N <= n; i += V_N) {
-        RESULT
-        V_STORE(y + i, v);
-    }
-    if (i < n) {
-        part = n - i;
-        RESULT
-        V_STORE_PART(y + i, v, part);
-    }
+    UNROLL_APPLY for (; i + V_N <= n; i += V_N) V_STORE(y + i, RESULT(0));
+    if (i < n) V_STORE_PART(y + i, RESULT(n - i), n - i);
 #undef RESULT
 }
 

@@ -469,9 +469,8 @@ static void test_read(wn_dtype dtype) {
     }
 }
 
-#include "woven_tests.h"
-
 #include "folded_tests.h"
+#include "woven_tests.h"
 
 static void run_test(const char *name, void (*test)(wn_dtype dtype)) {
     static const char *const dtypes[] = {
