@@ -232,22 +232,29 @@ static wn_cols_norm norm_in(cols_scratch *scratch) {
     return (wn_cols_norm){scratch->mean_hi, scratch->rstd, scratch->offset};
 }
 
-/* Of statistics that a kernel does not finish: with the wide path, or with weight and bias left to be
+/* Where not all columns are finished alike: some for the wide path, or with weight and bias left to be
  * applied. */
 static void finish_one_by_one(const wn_job *job, const strip *s, const wn_unit_state *from,
                               cols_scratch *scratch) {
-    size_t group = (size_t)job->problem->group;
-    const wn_cols_norm to = norm_in(scratch);
+    const struct wn_dtype_kernels *kernels = job->kernels;
+    const wn_cols_norm norm = norm_in(scratch);
     bool folds = job->inner_affine && !job->rows_affine;
-    for (size_t first = 0; first < s->columns; first += group) {
-        wn_state state = wn_get_state(from, first);
-        double scale = from->scale[first], eps = job->problem->eps * scale * scale;
-        wn_norm norm = wn_finish(&state, eps);
-        norm.scale = scale;
-        bool wide = scale != 1.0 || wn_is_wide(job, &norm, state.m2, eps);
-        for (size_t c = first; c < first + group; c++) {
-            scratch->norm[c] = norm, scratch->wide[c] = wide;
-            if (!wide) wn_put_norm(job, c, &norm, &to, folds ? scratch->weight : NULL, scratch->bias);
+    for (size_t c = 0; c < s->columns; c++) {
+        wn_state state = wn_get_state(from, c);
+        const wn_states states = wn_states_from(&from->states, c);
+        const wn_cols_norm to = wn_cols_norm_from(job, &norm, c);
+        double scale = from->scale[c], eps = job->problem->eps * scale * scale;
+        char *weight = (char *)scratch->weight + c * job->compute_size;
+        char *bias = (char *)scratch->bias + c * job->compute_size;
+        scratch->norm[c] = wn_finish(&state, eps);
+        scratch->norm[c].scale = scale;
+        scratch->wide[c] = scale != 1.0 || wn_is_wide(job, &scratch->norm[c], state.m2, eps);
+        if (scratch->wide[c]) continue;
+        if (folds && kernels->finish_cols(&states, state.count, eps, weight, bias, 1, &to)) {
+            wn_load_parameters(job, NULL, 0, 1, 1.0, weight); /* nothing is left of them */
+            wn_load_parameters(job, NULL, 0, 1, -0.0, bias);
+        } else {
+            kernels->finish_cols(&states, state.count, eps, NULL, NULL, 1, &to);
         }
     }
 }
@@ -256,20 +263,17 @@ static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_s
     cols_scratch *scratch = memory;
     strip s = strip_at(job, unit);
     const wn_cols_norm to = norm_in(scratch);
-    scratch->folded = job->inner_affine && !job->rows_affine;
-    if (scratch->folded) load_column_parameters(job, &s, 0, scratch);
-    for (size_t c = 0; c < s.columns; c++) scratch->folded &= from->scale[c] == 1.0;
-    scratch->folded =
-        scratch->folded && job->kernels->finish_cols(&from->states, *from->count, job->problem->eps,
-                                                     scratch->weight, scratch->bias, s.columns, &to);
-    scratch->together = 1;
-    if (scratch->folded) {
-        scratch->together = wn_rows_together(job);
-        wn_repeat(job, &to, s.columns, scratch->together);
-        memset(scratch->wide, 0, s.columns * sizeof *scratch->wide);
-    } else {
-        finish_one_by_one(job, &s, from, scratch);
-    }
+    bool folds = job->inner_affine && !job->rows_affine, alike = true;
+    if (folds) load_column_parameters(job, &s, 0, scratch);
+    for (size_t c = 0; c < s.columns; c++) alike &= from->scale[c] == 1.0;
+    alike = alike && job->kernels->finish_cols(&from->states, *from->count, job->problem->eps,
+                                               folds ? scratch->weight : NULL, folds ? scratch->bias : NULL,
+                                               s.columns, &to);
+    scratch->folded = folds && alike;
+    scratch->together = scratch->folded ? wn_rows_together(job) : 1;
+    wn_repeat(job, &to, s.columns, scratch->together);
+    memset(scratch->wide, 0, s.columns * sizeof *scratch->wide);
+    if (!alike) finish_one_by_one(job, &s, from, scratch);
 }
 
 /* Columns [c, c + columns) of the rows that scratch points at, all fast or all wide. */
@@ -293,8 +297,7 @@ static void apply_range(const wn_job *job, cols_scratch *scratch, size_t row_cou
         }
     }
     if (!scratch->wide[c]) {
-        wn_cols_norm norm = {(char *)scratch->mean_hi + c * size, (char *)scratch->rstd + c * size,
-                             (char *)scratch->offset + c * size};
+        const wn_cols_norm all = norm_in(scratch), norm = wn_cols_norm_from(job, &all, c);
         job->kernels->apply_cols(x_rows, y_rows, row_count, columns, &norm, &affine);
         return;
     }

@@ -11,12 +11,6 @@ typedef struct {
     size_t together;   /* rows that make one in cols */
 } given_call;
 
-static wn_cols_norm norm_from(const given_call *call, size_t first) {
-    size_t bytes = first * call->job->compute_size;
-    return (wn_cols_norm){(char *)call->norm.mean_hi + bytes, (char *)call->norm.rstd + bytes,
-                          (char *)call->norm.offset + bytes};
-}
-
 static wn_affine what_follows(const wn_job *job) {
     return (wn_affine){
         .activation = job->problem->activation, .to_compute = job->to_compute, .stream = job->stream};
@@ -35,7 +29,7 @@ static void run_body(void *context, int thread, int thread_count) {
     for (; item < end; item += count) { /* as many as lie along the last axis */
         size_t unit = item % outer;
         wn_offset row = wn_locate(&p->reduced, item / outer), at = wn_locate(&p->outer, unit);
-        const wn_cols_norm norm = norm_from(call, unit);
+        const wn_cols_norm norm = wn_cols_norm_from(job, &call->norm, unit);
         count = wn_min(end - item, length - unit % length);
         job->kernels->apply_runs((const char *)p->x + row.x + at.x, last.x_stride,
                                  (char *)p->y + row.y + at.y, last.y_stride, count, n, &norm, &affine);

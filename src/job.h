@@ -154,24 +154,11 @@ static inline void wn_load_parameters(const wn_job *job, const void *source, ptr
         for (size_t i = 0; i < n; i++) ((float *)parameters)[i] = (float)missing;
 }
 
-/* A norm as the i-th column of a wn_cols_norm, with the column's parameters folded in if there are any and
- * that can be had (wn_fold): then what is left of them changes nothing. */
-static inline void wn_put_norm(const wn_job *job, size_t i, const wn_norm *norm, const wn_cols_norm *to,
-                               void *weight, void *bias) {
-#define WN_PUT(T, C)                                                                                         \
-    C *mean_hi = (C *)(uintptr_t)to->mean_hi + i, *rstd = (C *)(uintptr_t)to->rstd + i,                      \
-      *offset = (C *)(uintptr_t)to->offset + i;                                                              \
-    C *w = weight ? (C *)weight + i : NULL, *b = weight ? (C *)bias + i : NULL;                              \
-    if (w && wn_fold_##T(norm, *w, *b, mean_hi, rstd, offset))                                               \
-        *w = 1, *b = (C) - 0.0;                                                                              \
-    else                                                                                                     \
-        wn_fold_##T(norm, 1, (C) - 0.0, mean_hi, rstd, offset);
-    if (job->compute_f64) {
-        WN_PUT(f64, double)
-    } else {
-        WN_PUT(f32, float)
-    }
-#undef WN_PUT
+/* A norm of columns from column c on. */
+static inline wn_cols_norm wn_cols_norm_from(const wn_job *job, const wn_cols_norm *norm, size_t c) {
+    size_t bytes = c * job->compute_size;
+    return (wn_cols_norm){(const char *)norm->mean_hi + bytes, (const char *)norm->rstd + bytes,
+                          (const char *)norm->offset + bytes};
 }
 
 /* How many rows of the pattern cols make one for the apply step: a kernel takes time for each row, however
