@@ -63,7 +63,7 @@ static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int cent
                            ? (vary ? affine->weight && affine->bias : FN(can_fold_runs)(runs, norm, affine))
                            : vary && affine->weight && !affine->bias;
     int is_woven = WEAVES && is_for_teams && (!stream || is_aligned) && !(IS_16BIT && (vary || stream));
-    FN(sums) sums;
+    FN(sums) sums = {0.0, 0.0};
     for (size_t r = 0; r < runs->count; r++) next_runs[r] = FN(run_at)(next, runs, r);
 #define WEAVE(centred, varies, streams)                                                                      \
     sums = FN(weave_runs)(next, runs, norm, affine, (FN(form)){1, centred, varies, streams, 0})
