@@ -326,6 +326,31 @@ static void test_sum(void) {
     }
 }
 
+/* Halves of float32 vectors wide, and back; square roots; whether any bit is set. */
+static void test_narrow_halves_root_any(void) {
+    for (size_t turn = 0; turn < 1000; turn++) {
+        float narrow[V_F32], back[V_F64];
+        double low[V_F64], high[V_F64], wide[V_F64], root[V_F64];
+        for (size_t i = 0; i < V_F32; i++) narrow[i] = (float)specials[(turn + i) % SPECIAL_COUNT];
+        for (size_t i = 0; i < V_F64; i++)
+            wide[i] = specials[(turn * 3 + i) % SPECIAL_COUNT] * (1.0 + 0x1p-30);
+        v_store_f64(low, v_low_f32(v_load_f32(narrow)));
+        v_store_f64(high, v_high_f32(v_load_f32(narrow)));
+        v_narrow_f32(back, v_load_f64(wide));
+        v_store_f64(root, v_sqrt_f64(v_load_f64(wide)));
+        for (size_t i = 0; i < V_F64; i++) {
+            CHECK(same(low[i], (double)narrow[i]) && same(high[i], (double)narrow[V_F32 - V_F64 + i]));
+            CHECK(same((double)back[i], (double)(float)wide[i]) && same(root[i], sqrt(wide[i])));
+        }
+        v_narrow_f64(root, v_load_f64(wide));
+        CHECK(!memcmp(root, wide, sizeof wide));
+        memset(wide, 0, sizeof wide);
+        CHECK(!v_any_i64(v_bits_f64(v_load_f64(wide))));
+        ((unsigned char *)wide)[turn % sizeof wide] = (unsigned char)(1u << turn % 8);
+        CHECK(v_any_i64(v_bits_f64(v_load_f64(wide))));
+    }
+}
+
 static void test_sizes(void) {
     CHECK(sizeof(v_f32) == V_F32 * sizeof(float) && sizeof(v_f64) == V_F64 * sizeof(double));
     CHECK(V_F32 == 1 ? V_F64 == 1 : V_F32 == 2 * V_F64 && sizeof(v_f32) == WN_VECTOR_BYTES);
@@ -356,6 +381,7 @@ __attribute__((noinline)) static int run_tests(void) {
     test_product_error(&f32);
     test_product_error(&f64);
     test_sum();
+    test_narrow_halves_root_any();
     test_sizes();
     return check_result();
 }
