@@ -191,7 +191,7 @@ typedef enum { FN(FOLDED), FN(BY_COLUMN), FN(BY_ROW) } FN(parameters);
 enum { FN(ABREAST) = 2, FN(PAGE) = 4096 };
 
 typedef struct {
-    const T *x[FN(ABREAST)];
+    const T *x[FN(ABREAST)], *next[FN(ABREAST)]; /* and the rows to fetch meanwhile */
     void *y[FN(ABREAST)];
     V w[FN(ABREAST)], b[FN(ABREAST)]; /* one for each row, if they are */
 } FN(abreast);
@@ -209,6 +209,7 @@ static ALWAYS_INLINE void FN(apply_columns)(const FN(abreast) * rows, size_t cou
     UNROLL for (size_t r = 0; r < count; r++) {
         const T *x = rows->x[r] + c;
         T *y = (T *)rows->y[r] + c;
+        if (is_plain && !stream && !part) PREFETCH((const char *)(rows->next[r] + c));
         V v = FN(normalize)(part ? V_LOAD_PART(x, part) : V_LOAD(x), &nv);
         if (parameters == FN(BY_COLUMN)) v = V_FMA(v, w, b);
         if (parameters == FN(BY_ROW)) v = V_FMA(v, rows->w[r], rows->b[r]);
@@ -231,19 +232,22 @@ static ALWAYS_INLINE void FN(apply_columns)(const FN(abreast) * rows, size_t cou
 }
 
 static ALWAYS_INLINE void FN(apply_abreast)(const void *const *x_rows, void *const *y_rows, size_t count,
-                                            size_t row, size_t columns, const wn_cols_norm *norm,
-                                            const wn_affine *affine, FN(parameters) parameters,
-                                            int is_plain) {
+                                            size_t row, size_t row_count, size_t columns,
+                                            const wn_cols_norm *norm, const wn_affine *affine,
+                                            FN(parameters) parameters, int is_plain) {
+    const wn_cols_norm own =
+        *norm; /* for all that the compiler knows, stores to y change what norm points at */
     FN(abreast) rows;
     size_t c = 0;
     UNROLL for (size_t r = 0; r < count; r++) {
         rows.x[r] = x_rows[row + r], rows.y[r] = y_rows[row + r];
+        rows.next[r] = row + count + r < row_count ? x_rows[row + count + r] : rows.x[r];
         if (parameters != FN(BY_ROW)) continue;
         rows.w[r] = V_SET(FN(parameter)((const C *)affine->weight + row + r));
         rows.b[r] = V_SET(FN(parameter)((const C *)affine->bias + row + r));
     }
 #define APPLY(part, stream)                                                                                  \
-    FN(apply_columns)(&rows, count, c, part, norm, affine, parameters, is_plain, stream)
+    FN(apply_columns)(&rows, count, c, part, &own, affine, parameters, is_plain, stream)
     if (is_plain && affine->stream &&
         (uintptr_t)rows.y[0] % sizeof(T) == 0) { /* from an aligned address on */
         size_t head = (size_t)(-(uintptr_t)rows.y[0] % (V_N * sizeof(T))) / sizeof(T);
@@ -263,9 +267,10 @@ static ALWAYS_INLINE void FN(apply_cols_with)(const void *const *x_rows, void *c
     size_t row = 0;
     if (!affine->stream && columns * sizeof(T) < FN(PAGE))
         for (; row + FN(ABREAST) <= row_count; row += FN(ABREAST))
-            FN(apply_abreast)(x_rows, y_rows, FN(ABREAST), row, columns, norm, affine, parameters, 1);
+            FN(apply_abreast)(x_rows, y_rows, FN(ABREAST), row, row_count, columns, norm, affine, parameters,
+                              1);
     for (; row < row_count; row++)
-        FN(apply_abreast)(x_rows, y_rows, 1, row, columns, norm, affine, parameters, 1);
+        FN(apply_abreast)(x_rows, y_rows, 1, row, row_count, columns, norm, affine, parameters, 1);
 }
 
 /* Parameters by column are rare, as they fold: they take the slow way, and are not streamed. */
@@ -274,7 +279,7 @@ static void FN(apply_cols)(const void *const *x_rows, void *const *y_rows, size_
     FN(parameters) parameters = !affine->weight ? FN(FOLDED) : affine->advance ? FN(BY_COLUMN) : FN(BY_ROW);
     if (!FN(is_plain)(affine) || parameters == FN(BY_COLUMN))
         for (size_t row = 0; row < row_count; row++)
-            FN(apply_abreast)(x_rows, y_rows, 1, row, columns, norm, affine, parameters, 0);
+            FN(apply_abreast)(x_rows, y_rows, 1, row, row_count, columns, norm, affine, parameters, 0);
     else if (parameters == FN(FOLDED))
         FN(apply_cols_with)(x_rows, y_rows, row_count, columns, norm, affine, FN(FOLDED));
     else
