@@ -6,41 +6,53 @@
 #define V_WIDE_PART CAT(v_wide_part, COMPUTE)
 #define WIDE CAT(WN_WIDE, COMPUTE)
 
-/* v rounded to the compute type: the first `count` elements to p, all of them returned. */
-static ALWAYS_INLINE v_f64 CAT(round, COMPUTE)(v_f64 v, C *p, size_t count) {
+/* v rounded to the compute type: the first `part` elements, or where that is 0 all, to p; and returned. */
+static ALWAYS_INLINE v_f64 CAT(round, COMPUTE)(v_f64 v, C *p, size_t part) {
     C narrow[V_F64];
     V_NARROW(narrow, v);
-    memcpy(p, narrow, count * sizeof *p);
+    if (part)
+        memcpy(p, narrow, part * sizeof *p);
+    else
+        memcpy(p, narrow, sizeof narrow);
     return V_WIDE(narrow);
+}
+
+/* The columns at c, as many as a vector has or `part`. Returns whether none of them is for the wide path or
+ * has a weight or bias that cannot be folded. */
+static ALWAYS_INLINE int CAT(finish_vector, COMPUTE)(const wn_states *states, double count, double eps,
+                                                     const C *weight, const C *bias, size_t c, size_t part,
+                                                     const wn_cols_norm *norm) {
+    C *mean_hi = (void *)(uintptr_t)norm->mean_hi, *rstd = (void *)(uintptr_t)norm->rstd,
+      *offset = (void *)(uintptr_t)norm->offset, low[V_F64];
+#define STATE(p, fill) (part ? v_wide_part_f64(p + c, part, fill) : v_load_f64(p + c))
+#define PARAMETER(p, fill) (part ? V_WIDE_PART(p + c, part, fill) : V_WIDE(p + c))
+    v_f64 mean = STATE(states->mean, 0.0), m2 = STATE(states->m2, 1.0);
+    v_f64 mean_lo = states->mean_lo ? STATE(states->mean_lo, 0.0) : v_set_f64(0.0);
+    v_f64 w = weight ? PARAMETER(weight, 1.0) : v_set_f64(1.0);
+    v_f64 b = bias ? PARAMETER(bias, 0.0) : v_set_f64(-0.0);
+#undef PARAMETER
+#undef STATE
+    v_f64 wide_rstd = 1.0 / v_sqrt_f64(m2 / count + eps);
+    v_f64 high = CAT(round, COMPUTE)(mean, mean_hi + c, part);
+    v_f64 lost = CAT(round, COMPUTE)((mean - high) + mean_lo, low, 0);
+    v_f64 scale = CAT(round, COMPUTE)(wide_rstd * w, rstd + c, part);
+    v_f64 shift = v_select_f64(V_WHERE(lost == 0.0), b, b - lost * scale);
+    shift = CAT(round, COMPUTE)(shift, offset + c, part);
+    v_i64 fits = V_WHERE(scale >= C_LEAST) | V_WHERE(scale <= -C_LEAST) | V_WHERE(w == 0.0);
+    fits &= V_WHERE(scale <= C_MOST) & V_WHERE(scale >= -C_MOST);
+    fits &= V_WHERE(shift <= C_MOST) & V_WHERE(shift >= -C_MOST);
+    fits &= V_WHERE(mean <= WN_FAR_MEAN) & V_WHERE(mean >= -WN_FAR_MEAN);
+    return !v_any_i64(~fits | WIDE(V_WHERE, mean, m2, wide_rstd, eps));
 }
 
 static int CAT(finish_cols, COMPUTE)(const wn_states *states, double count, double eps, const void *weight,
                                      const void *bias, size_t columns, const wn_cols_norm *norm) {
-    C *mean_hi = (void *)(uintptr_t)norm->mean_hi, *rstd = (void *)(uintptr_t)norm->rstd,
-      *offset = (void *)(uintptr_t)norm->offset, low[V_F64];
     int all = 1;
-    for (size_t c = 0; c < columns; c += V_F64) {
-        size_t part = columns - c < V_F64 ? columns - c : 0, n = part ? part : V_F64;
-#define STATE(p, fill) (part ? v_wide_part_f64(p + c, part, fill) : v_load_f64(p + c))
-#define PARAMETER(p, fill) (part ? V_WIDE_PART((const C *)p + c, part, fill) : V_WIDE((const C *)p + c))
-        v_f64 mean = STATE(states->mean, 0.0), m2 = STATE(states->m2, 1.0);
-        v_f64 mean_lo = states->mean_lo ? STATE(states->mean_lo, 0.0) : v_set_f64(0.0);
-        v_f64 w = weight ? PARAMETER(weight, 1.0) : v_set_f64(1.0);
-        v_f64 b = bias ? PARAMETER(bias, 0.0) : v_set_f64(-0.0);
-#undef PARAMETER
-#undef STATE
-        v_f64 wide_rstd = 1.0 / v_sqrt_f64(m2 / count + eps);
-        v_f64 lost =
-            CAT(round, COMPUTE)((mean - CAT(round, COMPUTE)(mean, mean_hi + c, n)) + mean_lo, low, n);
-        v_f64 scale = CAT(round, COMPUTE)(wide_rstd * w, rstd + c, n);
-        v_f64 shift =
-            CAT(round, COMPUTE)(v_select_f64(V_WHERE(lost == 0.0), b, b - lost * scale), offset + c, n);
-        v_i64 fits = V_WHERE(scale >= C_LEAST) | V_WHERE(scale <= -C_LEAST) | V_WHERE(w == 0.0);
-        fits &= V_WHERE(scale <= C_MOST) & V_WHERE(scale >= -C_MOST);
-        fits &= V_WHERE(shift <= C_MOST) & V_WHERE(shift >= -C_MOST);
-        fits &= V_WHERE(mean <= WN_FAR_MEAN) & V_WHERE(mean >= -WN_FAR_MEAN);
-        all &= !v_any_i64(~fits | WIDE(V_WHERE, mean, m2, wide_rstd, eps));
-    }
+    size_t c = 0;
+    for (; c + V_F64 <= columns; c += V_F64)
+        all &= CAT(finish_vector, COMPUTE)(states, count, eps, weight, bias, c, 0, norm);
+    if (c < columns)
+        all &= CAT(finish_vector, COMPUTE)(states, count, eps, weight, bias, c, columns - c, norm);
     return all;
 }
 
