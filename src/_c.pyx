@@ -341,8 +341,8 @@ def run(str pattern not None, int outer, int reduced, int inner, int group, cnp.
     problem.scale_is_given = scale_is_given
     problem.given_mean, problem.given_var = NULL, NULL
     if given is not None:
-        problem.given_mean = <const double *>data_of(given[0])
-        problem.given_var = <const double *>data_of(given[1])
+        problem.given_mean, problem.given_var = data_of(given[0]), data_of(given[1])
+        problem.given_dtype = WN_f64
     problem.exact = exact
     problem.count = NULL
     problem.states.mean = NULL

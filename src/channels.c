@@ -37,12 +37,8 @@ static void lay_out(const wn_channels *c, size_t size, wn_axis *axis, wn_problem
     p->inner = wn_axes_of(axis + 3, 1);
 }
 
-static double get(const void *array, wn_dtype dtype, size_t i) {
-    return dtype == WN_f64 ? ((const double *)array)[i] : (double)((const float *)array)[i];
-}
-
 static void update(void *running, wn_dtype dtype, size_t i, double momentum, double of_batch) {
-    double value = (1.0 - momentum) * get(running, dtype, i) + momentum * of_batch;
+    double value = (1.0 - momentum) * wn_wide_at(running, dtype, i) + momentum * of_batch;
     if (dtype == WN_f64)
         ((double *)running)[i] = value;
     else
@@ -61,25 +57,21 @@ wn_status wn_norm_channels(const wn_channels *c) {
                     .activation = c->activation,
                     .eps = c->eps};
     lay_out(c, wn_dtype_bytes(c->dtype), axis, &p);
-    if (c->groups) return wn_run(&p);
+    if (!c->groups && !c->training) {
+        p.given_mean = c->running_mean, p.given_var = c->running_var;
+        p.given_dtype = c->dtype == WN_f64 ? WN_f64 : WN_f32;
+    }
+    if (c->groups || !c->training) return wn_run(&p);
 
     size_t channels = c->channels;
     double *memory = malloc(5 * channels * sizeof(double));
     if (!memory) return WN_NO_MEMORY;
     double *mean = memory, *mean_lo = mean + channels, *m2 = mean_lo + channels;
-    if (!c->training) {
-        for (size_t i = 0; i < channels; i++) {
-            mean[i] = get(c->running_mean, c->dtype, i);
-            mean_lo[i] = get(c->running_var, c->dtype, i);
-        }
-        p.given_mean = mean, p.given_var = mean_lo;
-    } else {
-        p.states = (wn_states){mean, mean_lo, m2, m2 + channels};
-        p.count = m2 + 2 * channels;
-    }
+    p.states = (wn_states){mean, mean_lo, m2, m2 + channels};
+    p.count = m2 + 2 * channels;
     wn_status status = wn_run(&p);
     double count = (double)(c->batch * c->positions);
-    for (size_t i = 0; status == WN_OK && c->training && i < channels; i++) {
+    for (size_t i = 0; status == WN_OK && i < channels; i++) {
         if (c->running_mean) update(c->running_mean, c->dtype, i, c->momentum, mean[i] + mean_lo[i]);
         if (c->running_var) update(c->running_var, c->dtype, i, c->momentum, m2[i] / (count - 1.0));
     }

@@ -63,8 +63,9 @@ cdef extern from "welnorm.h" nogil:
         const void *addend
         float *scale
         int scale_is_given
-        const double *given_mean
-        const double *given_var
+        const void *given_mean
+        const void *given_var
+        wn_dtype given_dtype
         int exact
         wn_states states
         double *count

@@ -3,12 +3,20 @@
 #include "job.h"
 #include "threads.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
+
+enum { STRIP = 4096 }; /* statistics whose norms a thread keeps: 50 KB */
 
 typedef struct {
     const wn_job *job;
-    wn_cols_norm norm; /* of each statistic, weight and bias folded in */
-    size_t together;   /* rows that make one in cols */
+    size_t statistics;
+    size_t together; /* rows that make one in cols */
+    /* Every thread finishes the norms that it needs, in memory of its own: to fetch them from another's
+     * cache, and to write again what another has, takes longer. */
+    char *memory;
+    size_t part, thread_bytes;
+    atomic_bool fits; /* all statistics, with their weight and bias, are for a kernel */
 } given_call;
 
 static wn_affine what_follows(const wn_job *job) {
@@ -16,29 +24,54 @@ static wn_affine what_follows(const wn_job *job) {
         .activation = job->problem->activation, .to_compute = job->to_compute, .stream = job->stream};
 }
 
+static size_t strip_count(const given_call *call) { return wn_ceil_div(call->statistics, STRIP); }
+
+/* Fills in the norms of a strip, weight and bias folded in; false if one of them is not for a kernel. */
+static bool finish(const given_call *call, int thread, size_t strip, wn_cols_norm *norms) {
+    enum { AT_ONCE = 64 };
+    const wn_job *job = call->job;
+    const wn_problem *p = job->problem;
+    const char *memory = call->memory + (size_t)thread * call->thread_bytes;
+    *norms = (wn_cols_norm){memory, memory + call->part, memory + 2 * call->part};
+    double mean[AT_ONCE], var[AT_ONCE];
+    const wn_states given = {.mean = mean, .m2 = var};
+    size_t begin = strip * STRIP, end = wn_min(call->statistics, begin + STRIP);
+    for (size_t first = begin, count; first < end; first += count) {
+        count = wn_min(AT_ONCE, end - first);
+        for (size_t i = 0; i < count; i++) {
+            mean[i] = wn_wide_at(p->given_mean, p->given_dtype, first + i);
+            var[i] = wn_wide_at(p->given_var, p->given_dtype, first + i);
+        }
+        const wn_cols_norm to = wn_cols_norm_from(job, norms, first - begin);
+        const wn_affine affine = wn_affine_at(job, (ptrdiff_t)first);
+        if (!job->kernels->finish_cols(&given, 1.0, p->eps, affine.weight, affine.bias, count, &to))
+            return false;
+    }
+    wn_repeat(job, norms, end - begin, call->together);
+    return true;
+}
+
 /* One segment after the other, in the order of memory: the reduced index goes slowest. */
-static void run_body(void *context, int thread, int thread_count) {
-    const given_call *call = context;
+static void apply_in_runs(const given_call *call, size_t strip, const wn_cols_norm *norms, int thread,
+                          int thread_count) {
     const wn_job *job = call->job;
     const wn_problem *p = job->problem;
     const wn_axis last = wn_last_axis(&p->outer);
     const wn_affine affine = what_follows(job);
-    size_t outer = (size_t)p->outer.count, length = (size_t)last.count, n = (size_t)p->inner.count;
-    size_t item, end, count;
-    wn_split((size_t)p->reduced.count * outer, thread, thread_count, &item, &end);
+    size_t first = strip * STRIP, units = wn_min(STRIP, call->statistics - first);
+    size_t length = (size_t)last.count, n = (size_t)p->inner.count, item, end, count;
+    wn_split((size_t)p->reduced.count * units, thread, thread_count, &item, &end);
     for (; item < end; item += count) { /* as many as lie along the last axis */
-        size_t unit = item % outer;
-        wn_offset row = wn_locate(&p->reduced, item / outer), at = wn_locate(&p->outer, unit);
-        const wn_cols_norm norm = wn_cols_norm_from(job, &call->norm, unit);
-        count = wn_min(end - item, length - unit % length);
+        size_t unit = first + item % units;
+        wn_offset row = wn_locate(&p->reduced, item / units), at = wn_locate(&p->outer, unit);
+        const wn_cols_norm norm = wn_cols_norm_from(job, norms, unit - first);
+        count = wn_min(wn_min(end - item, first + units - unit), length - unit % length);
         job->kernels->apply_runs((const char *)p->x + row.x + at.x, last.x_stride,
                                  (char *)p->y + row.y + at.y, last.y_stride, count, n, &norm, &affine);
     }
-    if (job->stream) job->kernels->stream_end();
 }
 
-static void cols_body(void *context, int thread, int thread_count) {
-    const given_call *call = context;
+static void apply_in_cols(const given_call *call, const wn_cols_norm *norms, int thread, int thread_count) {
     const wn_job *job = call->job;
     const wn_problem *p = job->problem;
     const wn_affine affine = what_follows(job);
@@ -55,20 +88,40 @@ static void cols_body(void *context, int thread, int thread_count) {
             x_rows[r] = (const char *)p->x + at.x;
             y_rows[r] = (char *)p->y + at.y;
         }
-        job->kernels->apply_cols(x_rows, y_rows, count, columns * together, &call->norm, &affine);
+        job->kernels->apply_cols(x_rows, y_rows, count, columns * together, norms, &affine);
     }
-    if (job->stream) job->kernels->stream_end();
 }
 
-/* Fills in the norms; false if a statistic, or its weight and bias, are not for a kernel. */
-static bool finish(const given_call *call, size_t count) {
-    const wn_job *job = call->job;
-    const wn_problem *p = job->problem;
-    const wn_states given = {.mean = (double *)(uintptr_t)p->given_mean,
-                             .m2 = (double *)(uintptr_t)p->given_var};
-    if (!job->kernels->finish_cols(&given, 1.0, p->eps, p->weight, p->bias, count, &call->norm)) return false;
-    wn_repeat(job, &call->norm, count, call->together);
-    return true;
+static void check_body(void *context, int thread, int thread_count) {
+    given_call *call = context;
+    wn_cols_norm norms;
+    size_t strip, end;
+    for (wn_split(strip_count(call), thread, thread_count, &strip, &end); strip < end; strip++)
+        if (!finish(call, thread, strip, &norms)) call->fits = false;
+}
+
+/* A single strip: all threads go through its rows. More of them: a thread has whole ones, so that none is
+ * finished twice. */
+static void apply_body(void *context, int thread, int thread_count) {
+    given_call *call = context;
+    wn_cols_norm norms;
+    size_t strip = 0, end = 1;
+    if (strip_count(call) > 1) {
+        wn_split(strip_count(call), thread, thread_count, &strip, &end);
+        thread_count = 1;
+    }
+    for (; strip < end; strip++) {
+        if (!finish(call, thread, strip, &norms)) { /* so does every thread with a single strip */
+            call->fits = false;
+            return;
+        }
+        int share = thread_count > 1 ? thread : 0;
+        if (call->job->problem->pattern == WN_COLS)
+            apply_in_cols(call, &norms, share, thread_count);
+        else
+            apply_in_runs(call, strip, &norms, share, thread_count);
+    }
+    if (call->job->stream) call->job->kernels->stream_end();
 }
 
 /* Whether weight and bias have an element for each statistic, in their order. */
@@ -93,13 +146,14 @@ bool wn_apply_given(const wn_job *job, int threads) {
     size_t count = (size_t)(in_cols ? p->inner.count : p->outer.count);
     if (!job->direct_x || !job->direct_y || p->mask || p->group != 1) return false;
     if ((in_cols && p->outer.count != 1) || !is_affine_by_statistic(job)) return false;
-    size_t together = in_cols && p->reduced.ndim <= 1 ? wn_rows_together(job) : 1,
-           part = count * together * job->compute_size;
-    char *memory = malloc(3 * part);
-    if (!memory) return false; /* the other way needs less for many statistics */
-    given_call call = {job, {memory, memory + part, memory + 2 * part}, together};
-    bool fits = finish(&call, count);
-    if (fits) wn_parallel(threads, in_cols ? cols_body : run_body, &call);
+    if (in_cols && count > STRIP) return false; /* the other way has strips of columns, too */
+    size_t together = in_cols && p->reduced.ndim <= 1 ? wn_rows_together(job) : 1;
+    size_t part = wn_apart(wn_min(count, STRIP) * together * job->compute_size), thread_bytes = 3 * part;
+    char *memory = malloc((size_t)threads * thread_bytes + 2 * WN_APART);
+    if (!memory) return false; /* the other way needs less */
+    given_call call = {job, count, together, wn_beside(memory, p->y), part, thread_bytes, true};
+    if (strip_count(&call) > 1) wn_parallel(threads, check_body, &call); /* before anything is written */
+    if (call.fits) wn_parallel(threads, apply_body, &call);
     free(memory);
-    return fits;
+    return call.fits;
 }

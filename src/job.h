@@ -100,6 +100,11 @@ static inline void wn_add_elements(const wn_job *job, ptrdiff_t offset, size_t n
                       (char *)(uintptr_t)p->x + offset, n);
 }
 
+/* Element i of an array of float64 or, for all other dtypes, float32. */
+static inline double wn_wide_at(const void *array, wn_dtype dtype, size_t i) {
+    return dtype == WN_f64 ? ((const double *)array)[i] : (double)((const float *)array)[i];
+}
+
 /* One element where there are no axes. */
 static inline wn_axis wn_last_axis(const wn_axes *axes) {
     return axes->ndim ? axes->axis[axes->ndim - 1] : (wn_axis){1, 0, 0, 0, 0};
@@ -159,6 +164,19 @@ static inline wn_cols_norm wn_cols_norm_from(const wn_job *job, const wn_cols_no
     size_t bytes = c * job->compute_size;
     return (wn_cols_norm){(const char *)norm->mean_hi + bytes, (const char *)norm->rstd + bytes,
                           (const char *)norm->offset + bytes};
+}
+
+/* Columns' norms are read while y is written, and what lies a line or two behind a store, counted within a
+ * page, is read late. So they begin half a kilobyte from where y does, at a line, and each part of them a
+ * whole number of kilobytes after the one before. */
+enum { WN_APART = 512 };
+
+static inline size_t wn_apart(size_t bytes) { return wn_ceil_div(bytes, 2 * WN_APART) * (2 * WN_APART); }
+
+/* Where in memory, of 2 * WN_APART more bytes, they begin. */
+static inline void *wn_beside(void *memory, const void *y) {
+    uintptr_t line = (uintptr_t)y / 64 * 64;
+    return (char *)memory + (line + WN_APART - (uintptr_t)memory) % (2 * WN_APART);
 }
 
 /* How many rows of the pattern cols make one for the apply step: a kernel takes time for each row, however

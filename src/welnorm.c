@@ -92,10 +92,10 @@ static wn_unit_state given_state(const wn_call *call, int thread, size_t unit) {
     size_t count, first = call->ops->first_statistic(&call->job, unit, &count);
     *state.count = 1.0;
     for (size_t c = 0; c < count; c++) {
-        double mean = p->given_mean[first + c];
+        double mean = wn_wide_at(p->given_mean, p->given_dtype, first + c);
+        double var = wn_wide_at(p->given_var, p->given_dtype, first + c);
         double scale = fabs(mean) > WN_FAR_MEAN ? 0.25 : 1.0;
-        wn_put_state(&state.states, c,
-                     &(wn_state){.mean = mean * scale, .m2 = p->given_var[first + c] * scale * scale});
+        wn_put_state(&state.states, c, &(wn_state){.mean = mean * scale, .m2 = var * scale * scale});
         state.scale[c] = scale;
     }
     return state;

@@ -52,7 +52,8 @@ typedef struct {
     const void *augend, *addend; /* NULL, or what x, then written to, is the sum of: x's strides */
     float *scale;                /* NULL, or y is int8 (whatever y_dtype): its scale for each statistic, */
     int scale_is_given;          /* to be used or to be found */
-    const double *given_mean, *given_var; /* normalise with these instead of the data's own */
+    const void *given_mean, *given_var; /* normalise with these instead of the data's own: */
+    wn_dtype given_dtype;               /* WN_f32 or WN_f64 */
     int exact;        /* statistics that merge without loss; not finite where sums leave the range */
     wn_states states; /* mean NULL, or where the data's statistics go, */
     double *count;    /* and their counts */

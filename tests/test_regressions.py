@@ -64,3 +64,24 @@ def test_moments_over_no_axes_update():
     m = wn.moments([1.0, 2.0], axis=())
     m.update([3.0, 6.0])
     np.testing.assert_array_equal(m.mean, [2.0, 4.0])
+
+
+@pytest.mark.parametrize("far_channel", [None, 0, 9000])
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_more_channels_in_inference_than_are_finished_at_a_time(axis, far_channel, threads):
+    """Each as it is among a few, in place, too: which way all of them go is known before any is written."""
+    channels, rng = 9001, np.random.default_rng(0)
+    x = rng.standard_normal((2, channels, 5) if axis == 1 else (2, 5, channels), dtype=np.float32)
+    mean, var, weight, bias = rng.random((4, channels), dtype=np.float32)
+    if far_channel is not None:
+        mean[far_channel] = 1e38
+    with wn.num_threads(threads):
+        y = wn.batch_norm(x, mean, var, weight, bias, axis=axis)
+        own = x.copy()
+        wn.batch_norm(own, mean, var, weight, bias, axis=axis, out=own)
+    np.testing.assert_array_equal(own, y)
+    for c in (0, 1, 4095, 4096, 8999, 9000):
+        few = [c, c]
+        alike = wn.batch_norm(x.take(few, axis), mean[few], var[few], weight[few], bias[few], axis=axis)
+        np.testing.assert_array_equal(y.take(few, axis), alike)

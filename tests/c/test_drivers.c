@@ -282,6 +282,7 @@ static void run(const test_case *c, const char *augend, const char *x, char *y, 
         .scale_is_given = v->scale_is_given,
         .given_mean = v->given ? c->given_mean : NULL,
         .given_var = v->given ? c->given_var : NULL,
+        .given_dtype = WN_f64,
         .exact = v->exact,
     };
     if ((statistics || v->exact) && !v->given) {
