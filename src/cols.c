@@ -11,8 +11,9 @@ typedef struct {
     bool wide[WN_STRIP];
     bool folded;     /* weight and bias of all columns are in their norms, and none is wide */
     size_t together; /* rows that make one for the apply step */
+    double norms[3 * WN_STRIP + 2 * WN_APART / sizeof(double)];
+    wn_cols_norm columns; /* in norms */
     /* of the compute type, per column and, for affine by row, per row */
-    double mean_hi[WN_STRIP], rstd[WN_STRIP], offset[WN_STRIP];
     double weight[WN_STRIP], bias[WN_STRIP];
     double shift[WN_STRIP], sums[4 * WN_STRIP]; /* of exact statistics */
 } cols_scratch;
@@ -228,21 +229,16 @@ static void load_column_parameters(const wn_job *job, const strip *s, size_t row
     wn_load_parameters(job, p->bias, affine + (ptrdiff_t)s->first, s->columns, -0.0, scratch->bias);
 }
 
-static wn_cols_norm norm_in(cols_scratch *scratch) {
-    return (wn_cols_norm){scratch->mean_hi, scratch->rstd, scratch->offset};
-}
-
 /* Where not all columns are finished alike: some for the wide path, or with weight and bias left to be
  * applied. */
 static void finish_one_by_one(const wn_job *job, const strip *s, const wn_unit_state *from,
                               cols_scratch *scratch) {
     const struct wn_dtype_kernels *kernels = job->kernels;
-    const wn_cols_norm norm = norm_in(scratch);
     bool folds = job->inner_affine && !job->rows_affine;
     for (size_t c = 0; c < s->columns; c++) {
         wn_state state = wn_get_state(from, c);
         const wn_states states = wn_states_from(&from->states, c);
-        const wn_cols_norm to = wn_cols_norm_from(job, &norm, c);
+        const wn_cols_norm to = wn_cols_norm_from(job, &scratch->columns, c);
         double scale = from->scale[c], eps = job->problem->eps * scale * scale;
         char *weight = (char *)scratch->weight + c * job->compute_size;
         char *bias = (char *)scratch->bias + c * job->compute_size;
@@ -262,16 +258,19 @@ static void finish_one_by_one(const wn_job *job, const strip *s, const wn_unit_s
 static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_state *from) {
     cols_scratch *scratch = memory;
     strip s = strip_at(job, unit);
-    const wn_cols_norm to = norm_in(scratch);
+    const double *at =
+        wn_beside(scratch->norms, (char *)job->problem->y + wn_locate(&job->problem->outer, s.outer).y +
+                                      s.first * job->y_size);
+    scratch->columns = (wn_cols_norm){at, at + WN_STRIP, at + 2 * WN_STRIP};
     bool folds = job->inner_affine && !job->rows_affine, alike = true;
     if (folds) load_column_parameters(job, &s, 0, scratch);
     for (size_t c = 0; c < s.columns; c++) alike &= from->scale[c] == 1.0;
     alike = alike && job->kernels->finish_cols(&from->states, *from->count, job->problem->eps,
                                                folds ? scratch->weight : NULL, folds ? scratch->bias : NULL,
-                                               s.columns, &to);
+                                               s.columns, &scratch->columns);
     scratch->folded = folds && alike;
     scratch->together = scratch->folded ? wn_rows_together(job) : 1;
-    wn_repeat(job, &to, s.columns, scratch->together);
+    wn_repeat(job, &scratch->columns, s.columns, scratch->together);
     memset(scratch->wide, 0, s.columns * sizeof *scratch->wide);
     if (!alike) finish_one_by_one(job, &s, from, scratch);
 }
@@ -297,7 +296,7 @@ static void apply_range(const wn_job *job, cols_scratch *scratch, size_t row_cou
         }
     }
     if (!scratch->wide[c]) {
-        const wn_cols_norm all = norm_in(scratch), norm = wn_cols_norm_from(job, &all, c);
+        const wn_cols_norm norm = wn_cols_norm_from(job, &scratch->columns, c);
         job->kernels->apply_cols(x_rows, y_rows, row_count, columns, &norm, &affine);
         return;
     }
@@ -363,7 +362,6 @@ static void deliver_rows(const wn_job *job, const strip *s, size_t row, size_t c
 static void apply_together(const wn_job *job, const strip *s, size_t row, size_t end, cols_scratch *scratch) {
     const wn_problem *p = job->problem;
     const wn_affine affine = {NULL, NULL, 1, p->activation, job->to_compute, job->stream};
-    const wn_cols_norm norm = norm_in(scratch);
     wn_offset outer = wn_locate(&p->outer, s->outer);
     for (size_t count, together; row < end; row += count * together) {
         row_stretch rows = stretch_from(job, row, end - row);
@@ -375,8 +373,8 @@ static void apply_together(const wn_job *job, const strip *s, size_t row, size_t
             scratch->x_rows[r] = x + (ptrdiff_t)(r * together) * rows.step.x;
             scratch->y_rows[r] = y + (ptrdiff_t)(r * together) * rows.step.y;
         }
-        job->kernels->apply_cols(scratch->x_rows, scratch->y_rows, count, s->columns * together, &norm,
-                                 &affine);
+        job->kernels->apply_cols(scratch->x_rows, scratch->y_rows, count, s->columns * together,
+                                 &scratch->columns, &affine);
     }
 }
 
