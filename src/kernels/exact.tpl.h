@@ -37,8 +37,7 @@ static ALWAYS_INLINE void FN(add_run_exactly)(const T *x, size_t n, double shift
             size_t at = i + c * V_F64;
             if (at >= n) break;
             /* missing elements count as the shift: they add zero */
-            v_f64 v = n - at >= V_F64 ? V_WIDE(x + at) : V_WIDE_PART(x + at, n - at, shift);
-            FN(add_exactly)(v, shifts, &chain[c]);
+            FN(add_exactly)(V_WIDE_PART(x + at, n - at < V_F64 ? n - at : V_F64, shift), shifts, &chain[c]);
         }
         UNROLL for (size_t c = 0; c < FN(CHAINS); c++) lanes[first + c] = chain[c];
     }

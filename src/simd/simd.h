@@ -11,7 +11,7 @@
  *   v_stream_T(p, v)              a whole vector to an address aligned to it, past the cache where that
  * exists; v_stream_end()                before others may read what was streamed v_fma_T(a, b, c) a * b + c;
  * rounded once where the instruction set has it v_wide_T(p)                   V_F64 elements of T as a v_f64
- *   v_wide_part_T(p, n, fill)     the first n of them; the rest are fill
+ *   v_wide_part_T(p, n, fill)     the first n of them, all at most; the rest are fill
  *   v_low_f32(v), v_high_f32(v)   the first and the last V_F64 elements of a v_f32 as a v_f64
  *   v_narrow_T(p, v)              the elements of a v_f64 to memory, as T
  *   v_sqrt_f64(v)                 square roots
