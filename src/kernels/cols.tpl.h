@@ -2,10 +2,15 @@
  * instruction set and dtype by dtype.tpl.h. A column's order of summation is its rows' order: it depends
  * neither on the vector width nor on the columns beside it. */
 
-/* Rows that one vector of columns (or WIDE of them side by side) takes before the next: all where rows are
- * short, else few, so that whole cache lines are used before they leave L1. The hardware does not follow as
- * many rows, so the next ones are fetched meanwhile. */
-enum { FN(BAND_ROWS) = 8, FN(SHORT_ROW) = 64, FN(WIDE) = 4, FN(MOST_AHEAD) = 32768 };
+/* Rows that one vector of columns (or WIDE of them side by side, 16 registers of sums where there are 32)
+ * takes before the next: all where WIDE hold a row, else few, so that whole cache lines are used before they
+ * leave L1. The hardware does not follow as many rows, so the next ones are fetched meanwhile. */
+enum {
+    FN(WIDE) = V_F64 >= 8 ? 8 : 4,
+    FN(SHORT_ROW) = FN(WIDE) * V_F64,
+    FN(BAND_ROWS) = 8,
+    FN(MOST_AHEAD) = 32768
+};
 
 typedef struct {
     size_t rows;
@@ -13,7 +18,7 @@ typedef struct {
 } FN(band);
 
 static inline FN(band) FN(band_of)(const void *const *rows, size_t row_count, size_t columns) {
-    FN(band) band = {row_count, AHEAD};
+    FN(band) band = {row_count, FAR_AHEAD};
     if (columns <= FN(SHORT_ROW) || row_count < FN(BAND_ROWS)) return band;
     ptrdiff_t stride = (const char *)rows[1] - (const char *)rows[0], length = stride < 0 ? -stride : stride;
     band.rows = FN(BAND_ROWS);
@@ -80,10 +85,14 @@ static ALWAYS_INLINE void FN(add_block)(const void *const *rows, size_t row_coun
     for (size_t row = 0; row < row_count; row += band.rows) {
         if (row_count - row < most) band.rows = row_count - row;
         size_t c = 0;
-        for (; c + FN(WIDE) * V_F64 <= columns; c += FN(WIDE) * V_F64)
-            FN(add_rows)(rows + row, band, c, FN(WIDE), 0, shifted, to);
-        for (; c + 2 * V_F64 <= columns; c += 2 * V_F64) FN(add_rows)(rows + row, band, c, 2, 0, shifted, to);
-        for (; c + V_F64 <= columns; c += V_F64) FN(add_rows)(rows + row, band, c, 1, 0, shifted, to);
+#define ADD(vectors)                                                                                         \
+    for (; c + (vectors) * V_F64 <= columns; c += (vectors) * V_F64)                                         \
+    FN(add_rows)(rows + row, band, c, vectors, 0, shifted, to)
+        if (!shifted && FN(WIDE) > 4) ADD(FN(WIDE)); /* what is summed again is rare: less code */
+        ADD(4);
+        if (!shifted) ADD(2);
+        ADD(1);
+#undef ADD
         if (c < columns) FN(add_rows)(rows + row, band, c, 1, columns - c, shifted, to);
     }
     if (IS_FLOAT64)
