@@ -393,13 +393,15 @@ static void apply_rows(const wn_job *job, const strip *s, size_t row, size_t end
     }
 }
 
+/* What does not stay in the cache goes forwards, as it is fetched. */
 static void part_apply(const wn_job *job, size_t unit, size_t part, void *memory) {
     cols_scratch *scratch = memory;
+    bool backwards = job->backwards && !job->stream;
     strip s = strip_at(job, unit);
     size_t first = part * job->part_blocks * WN_ROWS, end = row_end(job, part);
     size_t blocks = wn_ceil_div(end - first, WN_ROWS);
     for (size_t i = 0; i < blocks; i++) {
-        size_t row = first + (job->backwards ? blocks - 1 - i : i) * WN_ROWS;
+        size_t row = first + (backwards ? blocks - 1 - i : i) * WN_ROWS;
         if (scratch->together > 1)
             apply_together(job, &s, row, wn_min(end, row + WN_ROWS), scratch);
         else

@@ -23,11 +23,17 @@ enum {
 };
 
 typedef struct {
+    size_t first, count;
+} unit_range;
+
+typedef struct {
     wn_job job;
     const wn_pattern_ops *ops;
     char *memory; /* every thread's scratch and two states, then the states of all parts if units are split */
     size_t thread_bytes;
     double *part_states;
+    size_t at_a_time;       /* units that are split at a time, */
+    unit_range next, ready; /* those whose statistics are made, and those that are applied meanwhile */
 } wn_call;
 
 static bool is_contiguous(const wn_axes *inner, ptrdiff_t stride, size_t size) {
@@ -71,9 +77,10 @@ static wn_unit_state state_at(const wn_job *job, double *memory) {
         memory, {arrays, arrays + columns, arrays + 2 * columns, arrays + 3 * columns}, arrays + 4 * columns};
 }
 
+/* There is room for two ranges of units. */
 static wn_unit_state part_state(const wn_call *call, size_t unit, size_t part) {
-    return state_at(&call->job,
-                    call->part_states + (unit * call->job.parts + part) * state_doubles(&call->job));
+    size_t index = unit % (2 * call->at_a_time) * call->job.parts + part;
+    return state_at(&call->job, call->part_states + index * state_doubles(&call->job));
 }
 
 static void *thread_scratch(const wn_call *call, int thread) {
@@ -153,11 +160,11 @@ static void unit_body(void *context, int thread, int thread_count) {
 }
 
 /* Two sweeps, for fewer units than keep the threads busy: parts' statistics, their merge, parts' apply. */
-static void moments_body(void *context, int thread, int thread_count) {
-    const wn_call *call = context;
+static void make_moments(const wn_call *call, int thread, int thread_count) {
     size_t item, end;
-    for (wn_split(call->job.units * call->job.parts, thread, thread_count, &item, &end); item < end; item++) {
-        size_t unit = item / call->job.parts, part = item % call->job.parts;
+    for (wn_split(call->next.count * call->job.parts, thread, thread_count, &item, &end); item < end;
+         item++) {
+        size_t unit = call->next.first + item / call->job.parts, part = item % call->job.parts;
         wn_unit_state state = part_state(call, unit, part);
         call->ops->part_moments(&call->job, unit, part, thread_scratch(call, thread), &state);
     }
@@ -165,8 +172,9 @@ static void moments_body(void *context, int thread, int thread_count) {
 
 static void merge_body(void *context, int thread, int thread_count) {
     const wn_call *call = context;
-    size_t unit, end;
-    for (wn_split(call->job.units, thread, thread_count, &unit, &end); unit < end; unit++) {
+    size_t index, end;
+    for (wn_split(call->next.count, thread, thread_count, &index, &end); index < end; index++) {
+        size_t unit = call->next.first + index;
         wn_unit_state total = part_state(call, unit, 0);
         for (size_t part = 1; part < call->job.parts; part++) {
             wn_unit_state next = part_state(call, unit, part);
@@ -176,14 +184,14 @@ static void merge_body(void *context, int thread, int thread_count) {
     }
 }
 
-static void apply_body(void *context, int thread, int thread_count) {
-    const wn_call *call = context;
+static void apply(const wn_call *call, int thread, int thread_count) {
     const wn_job *job = &call->job;
     void *scratch = thread_scratch(call, thread);
     size_t begin, end, finished = SIZE_MAX;
-    wn_split(job->units * job->parts, thread, thread_count, &begin, &end);
+    wn_split(call->ready.count * job->parts, thread, thread_count, &begin, &end);
     for (size_t i = begin; i < end; i++) {
-        size_t item = job->backwards ? end - 1 - (i - begin) : i, unit = item / job->parts;
+        size_t item = job->backwards ? end - 1 - (i - begin) : i,
+               unit = call->ready.first + item / job->parts;
         if (unit != finished) {
             wn_unit_state state =
                 job->problem->given_mean ? given_state(call, thread, unit) : part_state(call, unit, 0);
@@ -193,6 +201,14 @@ static void apply_body(void *context, int thread, int thread_count) {
         call->ops->part_apply(job, unit, item % job->parts, scratch);
     }
     if (job->stream) job->kernels->stream_end();
+}
+
+/* Every other thread the other way round: some write to memory while others read from it. */
+static void sweep_body(void *context, int thread, int thread_count) {
+    const wn_call *call = context;
+    if (thread % 2 == 1) make_moments(call, thread, thread_count);
+    if (call->job.problem->y) apply(call, thread, thread_count);
+    if (thread % 2 == 0) make_moments(call, thread, thread_count);
 }
 
 /* Rows of one block each, contiguous: the ordinary layer, RMS and instance norm. The kernel takes many rows a
@@ -228,21 +244,41 @@ static void rows_body(void *context, int thread, int thread_count) {
     if (job->stream) job->kernels->stream_end();
 }
 
-static wn_status run_units(wn_call *call, int threads, bool split) {
+/* As many units as stay in the cache from one sweep to the next. */
+static size_t units_at_a_time(const wn_job *job, size_t bytes) {
+    size_t fit = wn_cache_bytes() / 4 / (bytes / job->units + 1);
+    return fit < 1 ? 1 : wn_min(fit, job->units);
+}
+
+static void run_split(wn_call *call, int threads) {
+    const wn_job *job = &call->job;
+    do {
+        call->next.count = wn_min(call->at_a_time, job->units - call->next.first);
+        wn_parallel(threads, sweep_body, call);
+        wn_parallel(job->unit_columns > 1 && call->next.count > 1 ? threads : 1, merge_body, call);
+        call->ready = call->next;
+        call->next.first += call->next.count;
+    } while (call->ready.count > 0);
+}
+
+static wn_status run_units(wn_call *call, int threads, bool split, size_t bytes) {
     const wn_job *job = &call->job;
     size_t state_bytes = state_doubles(job) * sizeof(double);
-    size_t part_states = split && !job->problem->given_mean ? job->units * job->parts : 0;
+    size_t part_states = 0;
+    if (split && !job->problem->given_mean) {
+        call->at_a_time = units_at_a_time(job, bytes);
+        part_states = 2 * call->at_a_time * job->parts;
+    }
     /* whole cache lines, so that threads do not share one */
     call->thread_bytes = wn_ceil_div(call->ops->scratch_bytes + 2 * state_bytes, 64) * 64;
     call->memory = malloc((size_t)threads * call->thread_bytes + part_states * state_bytes);
     if (!call->memory) return WN_NO_MEMORY;
     call->part_states = (double *)(call->memory + (size_t)threads * call->thread_bytes);
     if (job->problem->given_mean) {
-        wn_parallel(threads, apply_body, call);
+        call->ready.count = job->units;
+        wn_parallel(threads, sweep_body, call);
     } else if (split) {
-        wn_parallel(threads, moments_body, call);
-        wn_parallel(job->unit_columns > 1 ? threads : 1, merge_body, call);
-        if (job->problem->y) wn_parallel(threads, apply_body, call);
+        run_split(call, threads);
     } else {
         wn_parallel(threads, unit_body, call);
     }
@@ -266,6 +302,14 @@ static bool is_streamed(const wn_job *job, size_t bytes) {
     return p->pattern == WN_RUN || alike;
 }
 
+/* Fewer units than keep the threads busy; or what goes past the cache, by units that stay in it from one
+ * sweep to the next but not in a thread's own. */
+static bool gains_by_split(const wn_job *job, size_t bytes, size_t threads) {
+    if (job->units < SPLIT_BELOW * threads) return true;
+    size_t unit_bytes = bytes / job->units, cache = wn_cache_bytes();
+    return job->stream && !job->weaves && unit_bytes > cache / 8 && unit_bytes <= cache;
+}
+
 wn_status wn_run(const wn_problem *p) {
     wn_call call = {.job = make_job(p), .ops = p->pattern == WN_RUN ? &wn_run_ops : &wn_cols_ops};
     wn_job *job = &call.job;
@@ -278,12 +322,13 @@ wn_status wn_run(const wn_problem *p) {
     int threads = wn_threads_for(bytes, SIZE_MAX);
     if (p->given_mean && wn_apply_given(job, threads)) return WN_OK;
     call.ops->cut(job, (size_t)threads);
-    bool split = job->parts > 1 && !p->scale && (p->given_mean || job->units < SPLIT_BELOW * (size_t)threads);
+    bool split =
+        job->parts > 1 && !p->scale && (p->given_mean || gains_by_split(job, bytes, (size_t)threads));
     size_t items = split ? job->units * job->parts : job->units;
     if ((size_t)threads > items) threads = (int)items;
     split = split && threads > 1;
     job->backwards = !p->given_mean && (split || !job->weaves);
-    return run_units(&call, threads, split);
+    return run_units(&call, threads, split, bytes);
 }
 
 wn_status wn_norm_rows(wn_dtype dtype, const void *augend, const void *addend, const void *x, void *y,
