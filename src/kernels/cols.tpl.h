@@ -9,6 +9,7 @@ enum {
     FN(WIDE) = V_F64 >= 8 ? 8 : 4,
     FN(SHORT_ROW) = FN(WIDE) * V_F64,
     FN(BAND_ROWS) = 8,
+    FN(BAND_BYTES) = 12288, /* more, with as many that are fetched, would fill L1 */
     FN(MOST_AHEAD) = 32768
 };
 
@@ -21,8 +22,8 @@ static inline FN(band) FN(band_of)(const void *const *rows, size_t row_count, si
     FN(band) band = {row_count, FAR_AHEAD};
     if (columns <= FN(SHORT_ROW) || row_count < FN(BAND_ROWS)) return band;
     ptrdiff_t stride = (const char *)rows[1] - (const char *)rows[0], length = stride < 0 ? -stride : stride;
-    band.rows = FN(BAND_ROWS);
-    length *= FN(BAND_ROWS);
+    band.rows = length * FN(BAND_ROWS) > FN(BAND_BYTES) ? FN(BAND_ROWS) / 2 : FN(BAND_ROWS);
+    length *= (ptrdiff_t)band.rows;
     if (length > AHEAD && length <= FN(MOST_AHEAD)) band.ahead = (ptrdiff_t)band.rows * stride;
     return band;
 }
