@@ -52,10 +52,8 @@ static ALWAYS_INLINE void FN(add_vector)(v_f64 d, v_f64 *sum, v_f64 *square, v_f
 static ALWAYS_INLINE void FN(fetch_ahead)(const T *x, FN(form) form) {
     UNROLL for (size_t byte = 0; byte < LANES * sizeof(T); byte += 64) {
         const char *line = (const char *)x + byte;
-        if (form.rows == FN(MOST_ROWS))
-            PREFETCH_L2(line + FAR_AHEAD);
-        else
-            PREFETCH(line + (form.stream && !form.adds ? FAR_AHEAD : AHEAD));
+        if (form.stream) PREFETCH_L2(line + FAR_AHEAD);
+        PREFETCH(line + AHEAD);
     }
 }
 

@@ -8,8 +8,9 @@
 #include <stdint.h>
 
 #define LANES 32
-/* Bytes that are fetched ahead of what is read, in the cache and from beyond it. */
-enum { AHEAD = 2048, FAR_AHEAD = 8192 };
+/* Bytes that are fetched ahead of what is read: into L1, and before that into L2 what may come from memory.
+ * As far ahead into L1, they would be driven out again, and hold up what is waited for. */
+enum { AHEAD = 2048, FAR_AHEAD = 16384 };
 /* Whether sums are woven into the apply step (rows.tpl.h, woven.tpl.h): float64's take two passes, and the
  * portable table, which few CPUs need, stays small. */
 #ifdef WN_PORTABLE
