@@ -19,13 +19,18 @@ typedef struct {
 } FN(band);
 
 static inline FN(band) FN(band_of)(const void *const *rows, size_t row_count, size_t columns) {
-    FN(band) band = {row_count, FAR_AHEAD};
+    FN(band) band = {row_count, AHEAD};
     if (columns <= FN(SHORT_ROW) || row_count < FN(BAND_ROWS)) return band;
     ptrdiff_t stride = (const char *)rows[1] - (const char *)rows[0], length = stride < 0 ? -stride : stride;
     band.rows = length * FN(BAND_ROWS) > FN(BAND_BYTES) ? FN(BAND_ROWS) / 2 : FN(BAND_ROWS);
     length *= (ptrdiff_t)band.rows;
     if (length > AHEAD && length <= FN(MOST_AHEAD)) band.ahead = (ptrdiff_t)band.rows * stride;
     return band;
+}
+
+static ALWAYS_INLINE void FN(fetch)(const T *x, ptrdiff_t ahead) {
+    PREFETCH_L2((const char *)x + FAR_AHEAD);
+    PREFETCH((const char *)x + ahead);
 }
 
 /* Sums of deviations, of their squares, and what rounding lost of those, per column. */
@@ -58,7 +63,7 @@ static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, FN(band) band, s
     for (size_t r = 0; r < band.rows; r++) {
         UNROLL for (size_t v = 0; v < vectors; v++) {
             const T *x = (const T *)rows[r] + c + v * V_F64;
-            if (v * V_F64 * sizeof(T) % 64 == 0) PREFETCH((const char *)x + band.ahead); /* once a line */
+            if (v * V_F64 * sizeof(T) % 64 == 0) FN(fetch)(x, band.ahead); /* once a line */
             v_f64 d;
             if (part)
                 d = V_WIDE_PART(x, part, 0.0);
@@ -233,7 +238,7 @@ static ALWAYS_INLINE void FN(apply_columns)(const FN(abreast) * rows, size_t cou
         } else if (part) {
             V_STORE_PART(y, v, part);
         } else if (stream) {
-            PREFETCH((const char *)x + FAR_AHEAD);
+            FN(fetch)(x, AHEAD);
             V_STREAM(y, v);
         } else {
             V_STORE(y, v);
