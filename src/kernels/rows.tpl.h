@@ -12,7 +12,8 @@
 
 /* Rows that go side by side past the cache if they are not long: two where a vector is a whole line. */
 enum { FN(SHORT_TEAM) = sizeof(V) == 64 ? 2 : 1 };
-enum { FN(LONG_ROW) = 12288 / sizeof(C) };
+/* Long rows that do, in the cache too. */
+enum { FN(LONG_TEAM) = IS_16BIT ? 2 : FN(MOST_ROWS) };
 /* What a batch holds at most, elements and rows, if that is a team. */
 enum { FN(BATCH) = 8192 / sizeof(T), FN(BATCH_ROWS) = 8 };
 /* Elements of the rows that are kept: those of a batch and one more. */
@@ -193,16 +194,17 @@ typedef struct {
 NORM_TEAM(one_scalar, 1, 1, 0, 0, 0)
 NORM_TEAM(stream_scalar, FN(SHORT_TEAM), 1, 0, 1, 0)
 NORM_TEAMS(one, 1, 0, 0)
-NORM_TEAMS(two, 2, 0, 0)
+NORM_TEAMS(long_rows, FN(LONG_TEAM), 0, 0)
 NORM_TEAMS(stream_short, FN(SHORT_TEAM), 1, 0)
 NORM_TEAMS(one_sum, 1, 0, 1)
 #if !IS_16BIT /* not worth the size of their code */
-NORM_TEAMS(stream_long, FN(MOST_ROWS), 1, 0)
+NORM_TEAMS(stream_long, FN(LONG_TEAM), 1, 0)
 NORM_TEAMS(stream_sum, 1, 1, 1)
 #endif
 
 static FN(step) FN(step_for)(size_t n, int centred, int vary, int stream, int adds) {
-    int is_long = n >= FN(LONG_ROW);
+    /* a row, the next one, the result and the parameters are too much for L1 */
+    int is_long = n * (3 * sizeof(T) + (centred ? 2 : 1) * sizeof(C)) >= LEAST_L1;
     if (!vary) return stream ? STEP(stream_scalar) : STEP(one_scalar);
 #if !IS_16BIT
     if (stream && adds) return STEPS(stream_sum);
@@ -210,7 +212,7 @@ static FN(step) FN(step_for)(size_t n, int centred, int vary, int stream, int ad
 #endif
     if (adds) return STEPS(one_sum);
     if (stream) return STEPS(stream_short);
-    if (is_long) return STEPS(two);
+    if (is_long) return STEPS(long_rows);
     return STEPS(one);
 }
 #undef STEPS

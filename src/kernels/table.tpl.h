@@ -11,6 +11,7 @@
 /* Bytes that are fetched ahead of what is read: into L1, and before that into L2 what may come from memory.
  * As far ahead into L1, they would be driven out again, and hold up what is waited for. */
 enum { AHEAD = 2048, FAR_AHEAD = 16384 };
+enum { LEAST_L1 = 32768 }; /* of the CPUs that there are */
 /* Whether sums are woven into the apply step (rows.tpl.h, woven.tpl.h): float64's take two passes, and the
  * portable table, which few CPUs need, stays small. */
 #ifdef WN_PORTABLE
