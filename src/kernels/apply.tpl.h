@@ -228,6 +228,6 @@ static void FN(add)(const void *a, const void *b, void *sum, size_t n) {
     const T *p = a, *q = b;
     T *to = sum;
     size_t i = 0;
-    UNROLL for (; i + V_N <= n; i += V_N) V_STORE(to + i, V_LOAD(p + i) + V_LOAD(q + i));
+    UNROLL_APPLY for (; i + V_N <= n; i += V_N) V_STORE(to + i, V_LOAD(p + i) + V_LOAD(q + i));
     if (i < n) V_STORE_PART(to + i, V_LOAD_PART(p + i, n - i) + V_LOAD_PART(q + i, n - i), n - i);
 }
