@@ -4,15 +4,12 @@
  * Rows are summed, finished and applied. The sums of later rows are woven into the apply step: the one is
  * bound by arithmetic, the other by loads and stores. (Not so float64, whose sums take two passes.) Long rows
  * go side by side in teams, which share the loads of weight and bias: with those alone a long row fills L1.
- * So do others that are streamed.
  *
  * Rows are finished a batch at a time. A row's last sums, square root and divisions wait for each other, and
  * as a CPU retires its instructions in order, they would soon hold up all that follows; those of several
  * rows go on at once. A batch of short rows is still in L1 when it is applied. */
 
-/* Rows that go side by side past the cache if they are not long: two where a vector is a whole line. */
-enum { FN(SHORT_TEAM) = sizeof(V) == 64 ? 2 : 1 };
-/* Long rows that do, in the cache too. */
+/* Long rows that go side by side. Past the cache they do not: as many streams to memory take longer. */
 enum { FN(LONG_TEAM) = IS_16BIT ? 2 : FN(MOST_ROWS) };
 /* What a batch holds at most, elements and rows, if that is a team. */
 enum { FN(BATCH) = 8192 / sizeof(T), FN(BATCH_ROWS) = 8 };
@@ -192,13 +189,12 @@ typedef struct {
 #define STEPS(name) (centred ? STEP(name##_centred) : STEP(name))
 
 NORM_TEAM(one_scalar, 1, 1, 0, 0, 0)
-NORM_TEAM(stream_scalar, FN(SHORT_TEAM), 1, 0, 1, 0)
+NORM_TEAM(stream_scalar, 1, 1, 0, 1, 0)
 NORM_TEAMS(one, 1, 0, 0)
 NORM_TEAMS(long_rows, FN(LONG_TEAM), 0, 0)
-NORM_TEAMS(stream_short, FN(SHORT_TEAM), 1, 0)
+NORM_TEAMS(stream_one, 1, 1, 0)
 NORM_TEAMS(one_sum, 1, 0, 1)
 #if !IS_16BIT /* not worth the size of their code */
-NORM_TEAMS(stream_long, FN(LONG_TEAM), 1, 0)
 NORM_TEAMS(stream_sum, 1, 1, 1)
 #endif
 
@@ -208,10 +204,9 @@ static FN(step) FN(step_for)(size_t n, int centred, int vary, int stream, int ad
     if (!vary) return stream ? STEP(stream_scalar) : STEP(one_scalar);
 #if !IS_16BIT
     if (stream && adds) return STEPS(stream_sum);
-    if (stream && is_long) return STEPS(stream_long);
 #endif
     if (adds) return STEPS(one_sum);
-    if (stream) return STEPS(stream_short);
+    if (stream) return STEPS(stream_one);
     if (is_long) return STEPS(long_rows);
     return STEPS(one);
 }
