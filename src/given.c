@@ -6,17 +6,18 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-enum { STRIP = 4096 }; /* statistics whose norms a thread keeps: 50 KB */
+/* Norms that every thread finishes for itself, in memory of its own: to fetch them from another's cache, and
+ * to write again what another has, takes longer. Of more than so many each finishes a share. */
+enum { MOST_OWN = 4096 };
 
 typedef struct {
     const wn_job *job;
     size_t statistics;
-    size_t together; /* rows that make one in cols */
-    /* Every thread finishes the norms that it needs, in memory of its own: to fetch them from another's
-     * cache, and to write again what another has, takes longer. */
-    char *memory;
-    size_t part, thread_bytes;
-    atomic_bool fits; /* all statistics, with their weight and bias, are for a kernel */
+    size_t together;     /* rows that make one in cols */
+    char *memory;        /* of norms, */
+    size_t part;         /* bytes of each of their three parts, */
+    size_t thread_bytes; /* and from one thread's to the next's; 0: all have the same */
+    atomic_bool fits;    /* all statistics, with their weight and bias, are for a kernel */
 } given_call;
 
 static wn_affine what_follows(const wn_job *job) {
@@ -24,48 +25,46 @@ static wn_affine what_follows(const wn_job *job) {
         .activation = job->problem->activation, .to_compute = job->to_compute, .stream = job->stream};
 }
 
-static size_t strip_count(const given_call *call) { return wn_ceil_div(call->statistics, STRIP); }
+static wn_cols_norm norms_of(const given_call *call, int thread) {
+    const char *memory = call->memory + (size_t)thread * call->thread_bytes;
+    return (wn_cols_norm){memory, memory + call->part, memory + 2 * call->part};
+}
 
-/* Fills in the norms of a strip, weight and bias folded in; false if one of them is not for a kernel. */
-static bool finish(const given_call *call, int thread, size_t strip, wn_cols_norm *norms) {
+/* Fills in norms [begin, end), weight and bias folded in; false if one of them is not for a kernel. */
+static bool finish(const given_call *call, size_t begin, size_t end, const wn_cols_norm *norms) {
     enum { AT_ONCE = 64 };
     const wn_job *job = call->job;
     const wn_problem *p = job->problem;
-    const char *memory = call->memory + (size_t)thread * call->thread_bytes;
-    *norms = (wn_cols_norm){memory, memory + call->part, memory + 2 * call->part};
     double mean[AT_ONCE], var[AT_ONCE];
     const wn_states given = {.mean = mean, .m2 = var};
-    size_t begin = strip * STRIP, end = wn_min(call->statistics, begin + STRIP);
     for (size_t first = begin, count; first < end; first += count) {
         count = wn_min(AT_ONCE, end - first);
         for (size_t i = 0; i < count; i++) {
             mean[i] = wn_wide_at(p->given_mean, p->given_dtype, first + i);
             var[i] = wn_wide_at(p->given_var, p->given_dtype, first + i);
         }
-        const wn_cols_norm to = wn_cols_norm_from(job, norms, first - begin);
+        const wn_cols_norm to = wn_cols_norm_from(job, norms, first);
         const wn_affine affine = wn_affine_at(job, (ptrdiff_t)first);
         if (!job->kernels->finish_cols(&given, 1.0, p->eps, affine.weight, affine.bias, count, &to))
             return false;
     }
-    wn_repeat(job, norms, end - begin, call->together);
     return true;
 }
 
 /* One segment after the other, in the order of memory: the reduced index goes slowest. */
-static void apply_in_runs(const given_call *call, size_t strip, const wn_cols_norm *norms, int thread,
-                          int thread_count) {
+static void apply_in_runs(const given_call *call, const wn_cols_norm *norms, int thread, int thread_count) {
     const wn_job *job = call->job;
     const wn_problem *p = job->problem;
     const wn_axis last = wn_last_axis(&p->outer);
     const wn_affine affine = what_follows(job);
-    size_t first = strip * STRIP, units = wn_min(STRIP, call->statistics - first);
-    size_t length = (size_t)last.count, n = (size_t)p->inner.count, item, end, count;
-    wn_split((size_t)p->reduced.count * units, thread, thread_count, &item, &end);
+    size_t outer = call->statistics, length = (size_t)last.count, n = (size_t)p->inner.count;
+    size_t item, end, count;
+    wn_split((size_t)p->reduced.count * outer, thread, thread_count, &item, &end);
     for (; item < end; item += count) { /* as many as lie along the last axis */
-        size_t unit = first + item % units;
-        wn_offset row = wn_locate(&p->reduced, item / units), at = wn_locate(&p->outer, unit);
-        const wn_cols_norm norm = wn_cols_norm_from(job, norms, unit - first);
-        count = wn_min(wn_min(end - item, first + units - unit), length - unit % length);
+        size_t unit = item % outer;
+        wn_offset row = wn_locate(&p->reduced, item / outer), at = wn_locate(&p->outer, unit);
+        const wn_cols_norm norm = wn_cols_norm_from(job, norms, unit);
+        count = wn_min(end - item, length - unit % length);
         job->kernels->apply_runs((const char *)p->x + row.x + at.x, last.x_stride,
                                  (char *)p->y + row.y + at.y, last.y_stride, count, n, &norm, &affine);
     }
@@ -92,35 +91,28 @@ static void apply_in_cols(const given_call *call, const wn_cols_norm *norms, int
     }
 }
 
-static void check_body(void *context, int thread, int thread_count) {
+static void finish_body(void *context, int thread, int thread_count) {
     given_call *call = context;
-    wn_cols_norm norms;
-    size_t strip, end;
-    for (wn_split(strip_count(call), thread, thread_count, &strip, &end); strip < end; strip++)
-        if (!finish(call, thread, strip, &norms)) call->fits = false;
+    const wn_cols_norm norms = norms_of(call, 0);
+    size_t begin, end;
+    wn_split(call->statistics, thread, thread_count, &begin, &end);
+    if (!finish(call, begin, end, &norms)) call->fits = false;
 }
 
-/* A single strip: all threads go through its rows. More of them: a thread has whole ones, so that none is
- * finished twice. */
 static void apply_body(void *context, int thread, int thread_count) {
     given_call *call = context;
-    wn_cols_norm norms;
-    size_t strip = 0, end = 1;
-    if (strip_count(call) > 1) {
-        wn_split(strip_count(call), thread, thread_count, &strip, &end);
-        thread_count = 1;
-    }
-    for (; strip < end; strip++) {
-        if (!finish(call, thread, strip, &norms)) { /* so does every thread with a single strip */
+    const wn_cols_norm norms = norms_of(call, thread);
+    if (call->thread_bytes) {
+        if (!finish(call, 0, call->statistics, &norms)) { /* as for every other thread: nothing is written */
             call->fits = false;
             return;
         }
-        int share = thread_count > 1 ? thread : 0;
-        if (call->job->problem->pattern == WN_COLS)
-            apply_in_cols(call, &norms, share, thread_count);
-        else
-            apply_in_runs(call, strip, &norms, share, thread_count);
+        wn_repeat(call->job, &norms, call->statistics, call->together);
     }
+    if (call->job->problem->pattern == WN_COLS)
+        apply_in_cols(call, &norms, thread, thread_count);
+    else
+        apply_in_runs(call, &norms, thread, thread_count);
     if (call->job->stream) call->job->kernels->stream_end();
 }
 
@@ -146,13 +138,13 @@ bool wn_apply_given(const wn_job *job, int threads) {
     size_t count = (size_t)(in_cols ? p->inner.count : p->outer.count);
     if (!job->direct_x || !job->direct_y || p->mask || p->group != 1) return false;
     if ((in_cols && p->outer.count != 1) || !is_affine_by_statistic(job)) return false;
-    if (in_cols && count > STRIP) return false; /* the other way has strips of columns, too */
+    bool is_shared = count > MOST_OWN;
     size_t together = in_cols && p->reduced.ndim <= 1 ? wn_rows_together(job) : 1;
-    size_t part = wn_apart(wn_min(count, STRIP) * together * job->compute_size), thread_bytes = 3 * part;
-    char *memory = malloc((size_t)threads * thread_bytes + 2 * WN_APART);
+    size_t part = wn_apart(count * together * job->compute_size);
+    char *memory = malloc((is_shared ? 1 : (size_t)threads) * 3 * part + 2 * WN_APART);
     if (!memory) return false; /* the other way needs less */
-    given_call call = {job, count, together, wn_beside(memory, p->y), part, thread_bytes, true};
-    if (strip_count(&call) > 1) wn_parallel(threads, check_body, &call); /* before anything is written */
+    given_call call = {job, count, together, wn_beside(memory, p->y), part, is_shared ? 0 : 3 * part, true};
+    if (is_shared) wn_parallel(threads, finish_body, &call);
     if (call.fits) wn_parallel(threads, apply_body, &call);
     free(memory);
     return call.fits;
