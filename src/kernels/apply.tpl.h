@@ -102,12 +102,12 @@ static ALWAYS_INLINE void FN(apply_team)(FN(team) * team, size_t part, FN(form) 
  * are through when as many are summed; sooner if they did not start at element 0. */
 static ALWAYS_INLINE void FN(weave)(FN(team) * team, size_t i, size_t unit, FN(form) form) {
     size_t step = form.rows * V_N;
-    if (form.stream && team->i + (unit > step ? unit / form.rows : V_N) > team->n) return;
+    if (form.stream && team->i + unit > team->n) return;
     UNROLL for (size_t done = 0; done + step <= unit; done += step) FN(apply_team)(team, 0, form);
     if (step > unit && (i & LANES)) FN(apply_team)(team, 0, form); /* every other time */
 }
 
-/* A team that streams goes from an aligned address on: its rows lie alike. */
+/* A row that streams goes from an aligned address on. */
 static ALWAYS_INLINE void FN(start_team)(FN(team) * team, FN(form) form) {
     size_t head = (size_t)(-(uintptr_t)team->y[0] % (V_N * sizeof(T))) / sizeof(T);
     if (!form.stream || head == 0) return;

@@ -3,7 +3,7 @@
  *
  * Rows are summed, finished and applied. The sums of later rows are woven into the apply step: the one is
  * bound by arithmetic, the other by loads and stores. (Not so float64, whose sums take two passes.) Long rows
- * go side by side in teams, which share the loads of weight and bias: with those alone a long row fills L1.
+ * go side by side in teams, which share the loads of weight and bias: L1 does not hold all that they need.
  *
  * Rows are finished a batch at a time. A row's last sums, square root and divisions wait for each other, and
  * as a CPU retires its instructions in order, they would soon hold up all that follows; those of several
@@ -253,8 +253,7 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     C filler[WEAVES ? WN_BLOCK : 1];
     if (WEAVES && FN(is_plain)(affine) && affine_step == 0) FN(fill_in)(&filled, n, centred, filler);
     rows.affine = affine = &filled;
-    int stream =
-        affine->stream && (uintptr_t)y % sizeof(T) == 0 && (uintptr_t)y_stride % (V_N * sizeof(T)) == 0;
+    int stream = affine->stream && (uintptr_t)y % sizeof(T) == 0 && (uintptr_t)y_stride % sizeof(T) == 0;
     int vary = affine->advance && (affine->weight || affine->bias), is_shared = affine_step == 0;
     int is_for_teams = centred ? !vary || (is_shared && affine->weight && affine->bias)
                                : vary && is_shared && affine->weight && !affine->bias;
