@@ -16,8 +16,8 @@ static const size_t dtype_bytes[WN_DTYPE_COUNT] = {
 size_t wn_dtype_bytes(wn_dtype dtype) { return dtype_bytes[dtype]; }
 
 enum {
-    STATE_ARRAYS = 5, /* mean, mean_lo, m2, m2_lo, scale */
-    SPLIT_BELOW = 2,  /* units a thread, below which units are split: at most 660 KB of states a thread */
+    STATE_ARRAYS = 5,         /* mean, mean_lo, m2, m2_lo, scale */
+    SPLIT_BELOW = 2,          /* units a thread, below which units are split */
     LONG_UNIT = 8 * WN_BLOCK, /* elements */
     FEW_BYTES = 1 << 16 /* of rows that one thread takes without a plan; what is past the cache is far more */
 };
@@ -29,7 +29,7 @@ typedef struct {
 typedef struct {
     wn_job job;
     const wn_pattern_ops *ops;
-    char *memory; /* every thread's scratch and two states, then the states of all parts if units are split */
+    char *memory; /* every thread's scratch and two states, then the states of parts if units are split */
     size_t thread_bytes;
     double *part_states;
     size_t at_a_time;       /* units that are split at a time, */
@@ -77,9 +77,10 @@ static wn_unit_state state_at(const wn_job *job, double *memory) {
         memory, {arrays, arrays + columns, arrays + 2 * columns, arrays + 3 * columns}, arrays + 4 * columns};
 }
 
-/* There is room for two ranges of units. */
+/* There is room for two ranges of units, or for all of them. */
 static wn_unit_state part_state(const wn_call *call, size_t unit, size_t part) {
-    size_t index = unit % (2 * call->at_a_time) * call->job.parts + part;
+    size_t room = wn_min(2 * call->at_a_time, call->job.units);
+    size_t index = unit % room * call->job.parts + part;
     return state_at(&call->job, call->part_states + index * state_doubles(&call->job));
 }
 
@@ -159,12 +160,13 @@ static void unit_body(void *context, int thread, int thread_count) {
     if (job->stream) job->kernels->stream_end();
 }
 
-/* Two sweeps, for fewer units than keep the threads busy: parts' statistics, their merge, parts' apply. */
+/* Two sweeps where units are split: parts' statistics, their merge, parts' apply. A part of all units, and
+ * then the next: units may be strips of the same rows. */
 static void make_moments(const wn_call *call, int thread, int thread_count) {
     size_t item, end;
     for (wn_split(call->next.count * call->job.parts, thread, thread_count, &item, &end); item < end;
          item++) {
-        size_t unit = call->next.first + item / call->job.parts, part = item % call->job.parts;
+        size_t unit = call->next.first + item % call->next.count, part = item / call->next.count;
         wn_unit_state state = part_state(call, unit, part);
         call->ops->part_moments(&call->job, unit, part, thread_scratch(call, thread), &state);
     }
@@ -190,15 +192,15 @@ static void apply(const wn_call *call, int thread, int thread_count) {
     size_t begin, end, finished = SIZE_MAX;
     wn_split(call->ready.count * job->parts, thread, thread_count, &begin, &end);
     for (size_t i = begin; i < end; i++) {
-        size_t item = job->backwards ? end - 1 - (i - begin) : i,
-               unit = call->ready.first + item / job->parts;
+        size_t item = job->backwards ? end - 1 - (i - begin) : i;
+        size_t unit = call->ready.first + item % call->ready.count, part = item / call->ready.count;
         if (unit != finished) {
             wn_unit_state state =
                 job->problem->given_mean ? given_state(call, thread, unit) : part_state(call, unit, 0);
             call->ops->finish(job, unit, scratch, &state);
             finished = unit;
         }
-        call->ops->part_apply(job, unit, item % job->parts, scratch);
+        call->ops->part_apply(job, unit, part, scratch);
     }
     if (job->stream) job->kernels->stream_end();
 }
@@ -244,17 +246,19 @@ static void rows_body(void *context, int thread, int thread_count) {
     if (job->stream) job->kernels->stream_end();
 }
 
-/* As many units as stay in the cache from one sweep to the next. */
-static size_t units_at_a_time(const wn_job *job, size_t bytes) {
-    size_t fit = wn_cache_bytes() / 4 / (bytes / job->units + 1);
-    return fit < 1 ? 1 : wn_min(fit, job->units);
+/* As many units as stay in the cache from one sweep to the next, with room for others, but enough parts for
+ * the threads; all of them where even one does not stay. */
+static size_t units_at_a_time(const wn_job *job, size_t bytes, size_t threads) {
+    size_t unit_bytes = bytes / job->units, cache = wn_cache_bytes();
+    size_t fit = cache / 4 / unit_bytes, busy = wn_ceil_div(threads, job->parts);
+    return unit_bytes > cache ? job->units : wn_min(fit > busy ? fit : busy, job->units);
 }
 
 static void run_split(wn_call *call, int threads) {
     const wn_job *job = &call->job;
     do {
         call->next.count = wn_min(call->at_a_time, job->units - call->next.first);
-        wn_parallel(threads, sweep_body, call);
+        if (call->next.count > 0 || job->problem->y) wn_parallel(threads, sweep_body, call);
         wn_parallel(job->unit_columns > 1 && call->next.count > 1 ? threads : 1, merge_body, call);
         call->ready = call->next;
         call->next.first += call->next.count;
@@ -266,8 +270,8 @@ static wn_status run_units(wn_call *call, int threads, bool split, size_t bytes)
     size_t state_bytes = state_doubles(job) * sizeof(double);
     size_t part_states = 0;
     if (split && !job->problem->given_mean) {
-        call->at_a_time = units_at_a_time(job, bytes);
-        part_states = 2 * call->at_a_time * job->parts;
+        call->at_a_time = units_at_a_time(job, bytes, (size_t)threads);
+        part_states = wn_min(2 * call->at_a_time, job->units) * job->parts;
     }
     /* whole cache lines, so that threads do not share one */
     call->thread_bytes = wn_ceil_div(call->ops->scratch_bytes + 2 * state_bytes, 64) * 64;
@@ -307,7 +311,8 @@ static bool is_streamed(const wn_job *job, size_t bytes) {
 static bool gains_by_split(const wn_job *job, size_t bytes, size_t threads) {
     if (job->units < SPLIT_BELOW * threads) return true;
     size_t unit_bytes = bytes / job->units, cache = wn_cache_bytes();
-    return job->stream && !job->weaves && unit_bytes > cache / 8 && unit_bytes <= cache;
+    return job->stream && !job->weaves && job->parts >= threads && unit_bytes > cache / 8 &&
+           unit_bytes <= cache;
 }
 
 wn_status wn_run(const wn_problem *p) {

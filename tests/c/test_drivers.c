@@ -61,6 +61,12 @@ static const shape large_shapes[] = {
     {"layer norm over a long middle axis", WN_COLS, 1, 2, 1100, 65, 0, 1, 'r', 1},
 };
 
+/* More statistics than a thread finishes for itself, if they are given. */
+static const shape many_statistics[] = {
+    {"many channels", WN_RUN, 1, 9001, 3, 5, 1, 0, 'o', 1},
+    {"many columns", WN_COLS, 1, 1, 7, 9001, 0, 1, 'i', 1},
+};
+
 static const shape shapes[] = {
     {"rows", WN_RUN, 1, 9, 1, 768, 0, 1, 'i', 1},
     {"long rows", WN_RUN, 1, 2, 1, 37001, 0, 1, 'i', 1},
@@ -79,6 +85,8 @@ static const shape shapes[] = {
     {"groups of columns", WN_COLS, 1, 2, 1200, 32, 0, 1, 'i', 8},
     {"many groups of columns", WN_COLS, 1, 2, 70, 195 * 5, 0, 1, 'i', 5},
     {"groups of most columns", WN_COLS, 1, 1, 1100, 192, 0, 1, 'i', 64},
+    {"batch norm, blocked", WN_COLS, 1, 7, 1100, 16, 0, 1, 'i', 1},
+    {"batch norm, several blocks of a channel", WN_RUN, 1, 7, 6, 9136, 1, 0, 'o', 1},
 };
 
 typedef enum { NO_MASK, MASK_INNER, MASK_REDUCED, MASK_BOTH, MASK_OUTER, MASK_ALL } mask_kind;
@@ -95,6 +103,7 @@ typedef struct {
 } variant;
 
 static const variant plain = {.name = "plain"};
+static const variant given = {.name = "statistics given, no wide path", .given = 1, .tame = 1};
 static const variant variants[] = {
     {.name = "plain"},
     {.name = "RMS", .rms = 1},
@@ -333,7 +342,10 @@ static void same_for_any_team(test_case *c, int all_teams) {
     for (team = 1; team <= 17; team += all_teams ? 1 : 1 + 3 * team / 2) {
         for (reversed = 0; reversed < 2; reversed++) {
             int statistics = (team + reversed) % 2 || c->v->exact;
-            cache_bytes = (team / 2 + reversed) % 2 ? 0 : SIZE_MAX; /* past the cache, or not */
+            /* past the cache, or not, or as large as a unit or several */
+            size_t unit = (c->x_bytes + c->y_bytes) / (size_t)c->s->outer + 1;
+            size_t sizes[] = {0, SIZE_MAX, unit, 5 * unit, 9 * unit};
+            cache_bytes = sizes[(team / 2 + reversed) % 5];
             run_apart(c, statistics, &got);
             compare_outcomes(c, &got, &expected, statistics);
             if (!y_is_x) continue;
@@ -434,6 +446,8 @@ int main(void) {
         for (int dtype = 0; dtype < WN_DTYPE_COUNT; dtype++) {
             for (size_t i = 0; i < sizeof large_shapes / sizeof *large_shapes; i++)
                 try_case(&large_shapes[i], &plain, (wn_dtype)dtype, ALL_TEAMS && !isa);
+            for (size_t i = 0; i < sizeof many_statistics / sizeof *many_statistics; i++)
+                try_case(&many_statistics[i], &given, (wn_dtype)dtype, 0);
             for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
                 for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
                     if ((i + v + (size_t)dtype) % ONE_IN != 0) continue;
