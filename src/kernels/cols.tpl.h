@@ -94,9 +94,9 @@ static ALWAYS_INLINE void FN(add_block)(const void *const *rows, size_t row_coun
 #define ADD(vectors)                                                                                         \
     for (; c + (vectors) * V_F64 <= columns; c += (vectors) * V_F64)                                         \
     FN(add_rows)(rows + row, band, c, vectors, 0, shifted, to)
-        if (!shifted && FN(WIDE) > 4) ADD(FN(WIDE)); /* what is summed again is rare: less code */
+        if (!shifted && FN(WIDE) > 4) ADD(FN(WIDE)); /* but for float64, a second sum is rare: less code */
         ADD(4);
-        if (!shifted) ADD(2);
+        if (!shifted || IS_FLOAT64) ADD(2);
         ADD(1);
 #undef ADD
         if (c < columns) FN(add_rows)(rows + row, band, c, 1, columns - c, shifted, to);

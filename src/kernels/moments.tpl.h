@@ -106,9 +106,11 @@ static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double 
         UNROLL for (size_t c = 0; c < FN(CHAINS); c++) {
             size_t at = i + c * V_F64;
             if (at >= n) break;
-            /* missing elements count as the shift: they add zero. What is summed again is rare: less code */
+            /* missing elements count as the shift: they add zero. But for float64, a second sum is rare:
+             * less code */
             size_t part = n - at < V_F64 ? n - at : V_F64;
-            v_f64 d = !shifted && part == V_F64 ? V_WIDE(x + at) : V_WIDE_PART(x + at, part, shift);
+            v_f64 d =
+                (!shifted || IS_FLOAT64) && part == V_F64 ? V_WIDE(x + at) : V_WIDE_PART(x + at, part, shift);
             if (shifted) d -= shifts;
             FN(add_vector)(d, &s[c], &q[c], &lost[c]);
         }
