@@ -261,6 +261,7 @@ static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_s
     const double *at =
         wn_beside(scratch->norms, (char *)job->problem->y + wn_locate(&job->problem->outer, s.outer).y +
                                       s.first * job->y_size);
+    _Static_assert(WN_STRIP * sizeof(double) % (2 * WN_APART) == 0, "all parts of norms begin beside y");
     scratch->columns = (wn_cols_norm){at, at + WN_STRIP, at + 2 * WN_STRIP};
     bool folds = job->inner_affine && !job->rows_affine, alike = true;
     if (folds) load_column_parameters(job, &s, 0, scratch);

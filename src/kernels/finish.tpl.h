@@ -10,10 +10,7 @@
 static ALWAYS_INLINE v_f64 CAT(round, COMPUTE)(v_f64 v, C *p, size_t part) {
     C narrow[V_F64];
     V_NARROW(narrow, v);
-    if (part)
-        memcpy(p, narrow, part * sizeof *p);
-    else
-        memcpy(p, narrow, sizeof narrow);
+    memcpy(p, narrow, (part ? part : V_F64) * sizeof *p);
     return V_WIDE(narrow);
 }
 

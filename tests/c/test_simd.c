@@ -229,7 +229,7 @@ static void test_wide(const vocabulary *v) {
             char *p = memcpy(place_for(V_F64 * v->size, place), data, V_F64 * v->size);
             v->wide(wide, p);
             for (size_t i = 0; i < V_F64; i++) CHECK(same(wide[i], get(v, data, i)));
-            for (size_t n = 1; n < V_F64; n++) {
+            for (size_t n = 1; n <= V_F64; n++) {
                 double rest = specials[turn % SPECIAL_COUNT];
                 p = memcpy(place_for(n * v->size, place), data, n * v->size);
                 v->wide_part(wide, p, n, rest);
