@@ -9,8 +9,6 @@
  * as a CPU retires its instructions in order, they would soon hold up all that follows; those of several
  * rows go on at once. A batch of short rows is still in L1 when it is applied. */
 
-/* Long rows that go side by side. Past the cache they do not: as many streams to memory take longer. */
-enum { FN(LONG_TEAM) = IS_16BIT ? 2 : FN(MOST_ROWS) };
 /* What a batch holds at most, elements and rows, if that is a team. */
 enum { FN(BATCH) = 8192 / sizeof(T), FN(BATCH_ROWS) = 8 };
 /* Elements of the rows that are kept: those of a batch and one more. */
@@ -191,23 +189,37 @@ typedef struct {
 NORM_TEAM(one_scalar, 1, 1, 0, 0, 0)
 NORM_TEAM(stream_scalar, 1, 1, 0, 1, 0)
 NORM_TEAMS(one, 1, 0, 0)
-NORM_TEAMS(long_rows, FN(LONG_TEAM), 0, 0)
+NORM_TEAMS(two, 2, 0, 0)
 NORM_TEAMS(stream_one, 1, 1, 0)
 NORM_TEAMS(one_sum, 1, 0, 1)
 #if !IS_16BIT /* not worth the size of their code */
+NORM_TEAMS(four, FN(MOST_ROWS), 0, 0)
 NORM_TEAMS(stream_sum, 1, 1, 1)
 #endif
 
-static FN(step) FN(step_for)(size_t n, int centred, int vary, int stream, int adds) {
+/* Whether rows and their results lie alike to pages, or results a few lines behind: of four rows they would
+ * have to share what L1 has for such places. */
+static int FN(are_crowded)(const FN(rows) * rows) {
+    enum { PAGE = 4096, FEW_LINES = 480 };
+    uintptr_t x = (uintptr_t)rows->x, y = (uintptr_t)rows->y;
+    return x != y && rows->x_stride % PAGE == 0 && rows->y_stride % PAGE == 0 && (y - x) % PAGE < FEW_LINES;
+}
+
+/* Long rows go side by side, but not past the cache: as many streams to memory take longer. */
+static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
+    int centred = rows->centred, adds = rows->adds != NULL;
     /* a row, the next one, the result and the parameters are too much for L1 */
-    int is_long = n * (3 * sizeof(T) + (centred ? 2 : 1) * sizeof(C)) >= LEAST_L1;
-    if (!vary) return stream ? STEP(stream_scalar) : STEP(one_scalar);
+    int is_long = rows->n * (3 * sizeof(T) + (centred ? 2 : 1) * sizeof(C)) >= LEAST_L1;
+    if (!rows->vary) return stream ? STEP(stream_scalar) : STEP(one_scalar);
 #if !IS_16BIT
     if (stream && adds) return STEPS(stream_sum);
 #endif
     if (adds) return STEPS(one_sum);
     if (stream) return STEPS(stream_one);
-    if (is_long) return STEPS(long_rows);
+#if !IS_16BIT
+    if (is_long && !FN(are_crowded)(rows)) return STEPS(four);
+#endif
+    if (is_long) return STEPS(two);
     return STEPS(one);
 }
 #undef STEPS
@@ -261,7 +273,7 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
         WEAVES && (vary || !adds) && FN(is_plain)(affine) && is_for_teams && (stream || !affine->stream);
     rows.vary = vary;
     FN(step) step = {NULL, 1};
-    if (in_teams) step = FN(step_for)(n, centred, vary, stream, adds != NULL);
+    if (in_teams) step = FN(step_for)(&rows, stream);
     size_t team = step.rows, batch = WEAVES ? FN(BATCH) / n / team * team : 1;
     batch = batch < team ? team : batch > FN(BATCH_ROWS) ? FN(BATCH_ROWS) : batch;
     T kept[FN(KEPT)];
