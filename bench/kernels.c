@@ -146,10 +146,13 @@ int main(int argument_count, char **arguments) {
                   [WN_bf16] = {"bfloat16", 2}};
     static const size_t widths[] = {16, 64, 512, 768, 4096},
                         sizes[] = {1 << 17, 1 << 21}; /* within L2, beyond it */
-    void *memory[3];
+    enum { PAGE = 4096 };
+    static const size_t starts[] = {16, 1536, 2688}; /* on a page: x as NumPy's arrays, y as ours, the rest */
+    char *memory[3];
     for (int i = 0; i < 3; i++) {
-        memory[i] = aligned_alloc(64, MOST);
+        memory[i] = aligned_alloc(PAGE, MOST + PAGE);
         if (!memory[i]) return 1;
+        memory[i] += starts[i];
         fill(memory[i], WN_f64, MOST / sizeof(double));
     }
     if (!wn_select_isa(argument_count > 1 ? arguments[1] : NULL)) return 1;
@@ -159,7 +162,7 @@ int main(int argument_count, char **arguments) {
     for (int dtype = 0; dtype < WN_DTYPE_COUNT; dtype++) {
         fill(memory[0], (wn_dtype)dtype, MOST / dtypes[dtype].bytes);
         const char *parameters = memory[2]; /* any numbers will do */
-        const wn_affine affine = {.weight = parameters, .bias = parameters + (1 << 16), .advance = 1};
+        const wn_affine affine = {.weight = parameters, .bias = parameters + (1 << 16) + 512, .advance = 1};
         for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
             for (int s = 0; s < 2; s++) {
                 size_t row_bytes = widths[w] * dtypes[dtype].bytes;
@@ -174,6 +177,6 @@ int main(int argument_count, char **arguments) {
             }
         }
     }
-    for (int i = 0; i < 3; i++) free(memory[i]);
+    for (int i = 0; i < 3; i++) free(memory[i] - starts[i]);
     return 0;
 }
