@@ -69,6 +69,7 @@ static const shape many_statistics[] = {
 
 static const shape shapes[] = {
     {"rows", WN_RUN, 1, 9, 1, 768, 0, 1, 'i', 1},
+    {"rows of any length", WN_RUN, 1, 9, 1, 771, 0, 1, 'i', 1},
     {"long rows", WN_RUN, 1, 2, 1, 37001, 0, 1, 'i', 1},
     {"instance norm", WN_RUN, 3, 5, 1, 700, 0, 1, 'o', 1},
     {"instance norm of large images", WN_RUN, 2, 2, 1, 17000, 0, 1, 'o', 1},
