@@ -146,20 +146,6 @@ def test_threads(norm, shape, dtype, engine):
             assert everything(norm, x) == expected, f"{count} threads"
 
 
-@pytest.mark.parametrize("engine", ENGINES[:-2], indirect=True)
-@pytest.mark.parametrize(("norm", "shape"), [(BATCH, (4, 3, 500_000)), (BATCH_BLOCKED, (4, 4, 22_500, 16))],
-                         ids=name_of)  # fmt: skip
-def test_threads_beyond_the_cache(norm, shape, engine):
-    """Of a common machine: statistics of some channels are made while those before them are applied."""
-    x = numbers(shape, np.float32, offset=3.0)
-    alone = [norm(x[:, c : c + 1]) for c in range(shape[1])]
-    for count in (1, 2, 3):
-        with wn.num_threads(count):
-            for y in (norm(x), norm(own := x.copy(), out=own)):
-                for c, of_channel in enumerate(alone):
-                    np.testing.assert_array_equal(y[:, c : c + 1], of_channel)
-
-
 @pytest.mark.parametrize("shape", [(700, 4, 200), (3, 5, 40_000)], ids=name_of)
 def test_threads_of_fused_calls(shape, dtype, engine):
     x = numbers(shape, dtype, offset=1.0)

@@ -1,4 +1,4 @@
-"""Threads: limits, sharing, forks, and what happens when none can be had."""
+"""Threads: limits, sharing, forks, how work is shared out, and what happens when none can be had."""
 
 import os
 import resource
@@ -13,6 +13,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import welnorm as wn
+from cases import BATCH, BATCH_BLOCKED, ENGINES, name_of
 from threadpoolctl import threadpool_limits
 
 LARGE = np.random.default_rng(0).standard_normal((512, 4096), dtype=np.float32)  # 8 MiB: threads pay
@@ -112,6 +113,21 @@ def test_many_python_threads(backend):
 
     with ThreadPoolExecutor(16) as pool:
         assert all(all(same) for same in pool.map(work, range(48)))
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name.startswith("c-")], indirect=True)
+@pytest.mark.parametrize(
+    ("norm", "shape"), [(BATCH, (4, 3, 500_000)), (BATCH_BLOCKED, (4, 4, 22_500, 16))], ids=name_of
+)
+def test_statistics_of_some_channels_while_others_are_applied(norm, shape, engine):
+    """As it goes beyond the cache of a common machine: each channel comes out as it does alone."""
+    x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32) + 3
+    alone = [norm(x[:, c : c + 1]) for c in range(shape[1])]
+    for count in (1, 2, 3):
+        with wn.num_threads(count):
+            for y in (norm(x), norm(own := x.copy(), out=own)):
+                for c, of_channel in enumerate(alone):
+                    np.testing.assert_array_equal(y[:, c : c + 1], of_channel)
 
 
 def test_the_gil_is_released():
