@@ -8,6 +8,7 @@ import argparse
 import importlib
 import statistics
 import sys
+from contextlib import ExitStack
 from types import ModuleType
 
 
@@ -31,16 +32,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="runs (default: 5)")
     arguments = parser.parse_args()
     other, this = load(arguments.other), load(None)
+    limits = ExitStack()
+    for bench in (other, this):
+        limits.enter_context(bench.same_threads(arguments.threads, ()))
     print(f"{'case':<50} {'other':>9} {'this':>9}  times as fast, run by run")
     for case in arguments.cases:
-        ready = {}
-        for name, bench in (("other", other), ("this", this)):
-            (made,) = bench.prepare(bench.Case.parse(case), arguments.threads, ["welnorm-out"])
-            if isinstance(made, bench.Missing):
-                parser.error(f"{case}: {made.reason}")
-            ready[name] = made
-        runs = [this.measure(ready, this.Plan(budget=1.0)) for _ in range(arguments.repeats)]
-        best = {name: statistics.median(run[name].best for run in runs) * 1e6 for name in ready}
+        runs = []
+        for _ in range(arguments.repeats):
+            arrays = this.make_arrays(this.Case.parse(case))  # of both: where they lie counts
+            ready = {}
+            for name, bench in (("other", other), ("this", this)):
+                parsed = bench.Case.parse(case)
+                (made,) = bench.make_contenders(parsed, arrays, arguments.threads, ["welnorm-out"])
+                if isinstance(made, bench.Missing):
+                    parser.error(f"{case}: {made.reason}")
+                ready[name] = made
+            runs.append(this.measure(ready, this.Plan(budget=1.0)))
+        best = {name: statistics.median(run[name].best for run in runs) * 1e6 for name in ("other", "this")}
         ratios = " ".join(f"{run['other'].best / run['this'].best:.2f}" for run in runs)
         print(f"{case:<50} {best['other']:>6.1f} us {best['this']:>6.1f} us  {ratios}")
 
