@@ -216,15 +216,18 @@ static int threads_to_be_had(int wanted) { return wanted; }
 /* ---- do teams pay? Another library's idle threads (OpenBLAS spins for milliseconds after a product) can
  * hold the CPUs that a team needs: each region then takes a scheduler's time slice instead of microseconds.
  * So regions are timed. One that took longer than the caller alone would have has lost; after two losses in a
- * row the calling thread works alone for twenty times what was lost, and for twice as long after each further
- * one (up to a second), which keeps the cost of trying again below 5 %. One loss may be chance. Results have
+ * row the calling thread works alone for twenty times what was lost, and for twice as long each time that
+ * trying again loses twice, too (up to a second), which keeps the cost of trying below 5 %. One loss may be
+ * chance, and after a pause the first one is: threads that had nothing to do have gone to sleep. Results have
  * the same bits either way. */
 
 enum { LOSSES_IN_A_ROW = 2, PATIENCE = 20, UNCERTAINTY_NS = 20000, MOST_DOUBLINGS = 10 };
 static const int64_t longest_pause_ns = 1000000000;
 
-static _Thread_local int losses;
-static _Thread_local int64_t alone_until_ns;
+static _Thread_local struct {
+    int losses, doublings;
+    int64_t lost_ns, until_ns; /* lost in a row; when the pause ends, if there is one */
+} alone;
 
 static int64_t now_ns(void) {
     struct timespec now;
@@ -236,19 +239,28 @@ static int64_t now_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static int works_alone(void) { return losses >= LOSSES_IN_A_ROW && now_ns() < alone_until_ns; }
+static int works_alone(void) { return alone.until_ns && now_ns() < alone.until_ns; }
+
+static void forgive(void) {
+    alone.losses = alone.doublings = 0;
+    alone.lost_ns = alone.until_ns = 0;
+}
 
 /* A region of n threads took `region_ns`, of which the caller's own part `own_ns`. */
 static void note_region(int n, int64_t own_ns, int64_t region_ns) {
     int64_t lost_ns = region_ns - n * own_ns;
     if (lost_ns < UNCERTAINTY_NS) {
-        losses = 0;
+        forgive();
         return;
     }
-    if (losses < LOSSES_IN_A_ROW + MOST_DOUBLINGS) losses++;
-    if (losses < LOSSES_IN_A_ROW) return;
-    int64_t times = (int64_t)PATIENCE << (losses - LOSSES_IN_A_ROW);
-    alone_until_ns = now_ns() + (lost_ns < longest_pause_ns / times ? lost_ns * times : longest_pause_ns);
+    alone.lost_ns += lost_ns;
+    if (++alone.losses < LOSSES_IN_A_ROW) return;
+    int64_t times = (int64_t)PATIENCE << alone.doublings;
+    alone.until_ns =
+        now_ns() + (alone.lost_ns < longest_pause_ns / times ? alone.lost_ns * times : longest_pause_ns);
+    if (alone.doublings < MOST_DOUBLINGS) alone.doublings++;
+    alone.losses = 0;
+    alone.lost_ns = 0;
 }
 
 static void run_team(int n, wn_body body, void *context) {
@@ -288,7 +300,7 @@ static void change_team(int n) {
         fesetenv(FE_DFL_ENV);
         run_team(possible, do_nothing, NULL);
         fesetenv(&callers_environment);
-        losses = 0; /* creating threads takes its time */
+        forgive(); /* creating threads takes its time */
     }
     unlock_team_changes();
 }

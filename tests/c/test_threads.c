@@ -270,6 +270,41 @@ static void test_new_workers_environment(void) {
     pthread_join(starter, NULL);
 }
 
+/* ---- teams that do not pay --------------------------------------------------------------------------- */
+
+/* The caller has nothing to do, and waits for a worker that takes a while. */
+static void keep_waiting(void *context, int thread, int thread_count) {
+    if (thread > 0) pause_1ms();
+    if (thread == 0) *(int *)context = thread_count;
+}
+
+static int team_that_loses(void) {
+    int threads = 0;
+    wn_parallel(2, keep_waiting, &threads);
+    return threads;
+}
+
+/* In a thread of its own, which has lost nothing yet. */
+static void *lose(void *unused) {
+    CHECK(team_that_loses() == 2);
+    CHECK(team_that_loses() == 2);
+    CHECK(team_that_loses() == 1);
+    int tries = 1;
+    for (; team_that_loses() == 1 && tries < 10000; tries++) pause_1ms();
+    CHECK(tries > 20);
+    /* one that came late, as it had gone to sleep, does not mean that the next one will */
+    CHECK(team_that_loses() == 2);
+    CHECK(team_that_loses() == 1);
+    return unused;
+}
+
+static void test_teams_that_do_not_pay(void) {
+    pthread_t loser;
+    if (!HAS_OPENMP) return;
+    CHECK(pthread_create(&loser, NULL, lose, NULL) == 0);
+    pthread_join(loser, NULL);
+}
+
 int main(void) {
     wn_threads_init();
     wn_threads_init();
@@ -279,6 +314,7 @@ int main(void) {
     test_affinity();
     test_threads_for();
     test_teams();
+    test_teams_that_do_not_pay();
     test_new_workers_environment();
     test_floating_point_environment();
     test_fork();
