@@ -241,6 +241,18 @@ static void FN(fill_in)(wn_affine *affine, size_t n, int centred, C *filler) {
         affine->weight = filler, affine->advance = 1;
 }
 
+/* Parameters that each of many rows reads: at a cache line, as a vector that lies in two takes two loads, and
+ * half a kilobyte from where y is on its page, as what lies a line or two behind a store, counted within a
+ * page, is read late. `memory` has room for n elements and a page. */
+enum { FN(MANY_ROWS) = 8, FN(PAGE_OF_C) = 4096 / sizeof(C) };
+
+static const void *FN(line_up)(const void *parameters, size_t n, const void *y, C *memory) {
+    enum { LINE = 64, PAGE = 4096, BESIDE = 512 };
+    if ((uintptr_t)parameters % LINE == 0) return parameters; /* or there are none */
+    uintptr_t offset = ((uintptr_t)y / LINE * LINE + BESIDE - (uintptr_t)memory) % PAGE;
+    return memcpy((char *)memory + offset, parameters, n * sizeof(C));
+}
+
 static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride, size_t row_count,
                            size_t n, const wn_affine *affine, ptrdiff_t affine_step, double eps, int centred,
                            wn_addends *adds) {
@@ -262,8 +274,8 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     wn_norm norms[FN(BATCH_ROWS)];
     FN(norm_c) ready[FN(BATCH_ROWS)];
     wn_affine filled = *affine;
-    C filler[WEAVES ? WN_BLOCK : 1];
-    if (WEAVES && FN(is_plain)(affine) && affine_step == 0) FN(fill_in)(&filled, n, centred, filler);
+    _Alignas(64) C own[2][WEAVES ? WN_BLOCK + FN(PAGE_OF_C) : 1]; /* weight and bias */
+    if (WEAVES && FN(is_plain)(affine) && affine_step == 0) FN(fill_in)(&filled, n, centred, own[centred]);
     rows.affine = affine = &filled;
     int stream = affine->stream && (uintptr_t)y % sizeof(T) == 0 && (uintptr_t)y_stride % sizeof(T) == 0;
     int vary = affine->advance && (affine->weight || affine->bias), is_shared = affine_step == 0;
@@ -274,6 +286,10 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     rows.vary = vary;
     FN(step) step = {NULL, 1};
     if (in_teams) step = FN(step_for)(&rows, stream);
+    if (in_teams && vary && step.rows == 1 && row_count >= FN(MANY_ROWS)) {
+        filled.weight = FN(line_up)(filled.weight, n, y, own[0]);
+        filled.bias = FN(line_up)(filled.bias, n, y, own[1]);
+    }
     size_t team = step.rows, batch = WEAVES ? FN(BATCH) / n / team * team : 1;
     batch = batch < team ? team : batch > FN(BATCH_ROWS) ? FN(BATCH_ROWS) : batch;
     T kept[FN(KEPT)];
