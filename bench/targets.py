@@ -40,6 +40,7 @@ def limits_of(case: str) -> tuple[Pair, ...]:
     parsed = bench.Case.parse(case)
     has_statistics = parsed.op in NORMS and not parsed.op.startswith("batch_norm_inference")
     is_read_again = has_statistics and parsed.statistic_span * parsed.itemsize > NEAR
+    is_read_again &= not parsed.has_long_parameters  # which are read once
     return tuple((case, name) for name in (bench.LIMITS_OF_TWO_SWEEPS if is_read_again else bench.LIMITS))
 
 

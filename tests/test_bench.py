@@ -131,9 +131,16 @@ def test_one_pass_is_measured_beside_two(op):
 def test_the_limit_of_an_addition_moves_four_streams():
     case = bench.Case("add_layer_norm", "float32", "rows", (4, 16))
     arrays = bench.make_arrays(case)
-    assert 2 * arrays.read.nbytes == case.bytes_moved
-    np.testing.assert_array_equal(arrays.read, [arrays.x, arrays.residual])
-    assert bench.make_arrays(CASE).read.shape == CASE.shape
+    assert 2 * arrays.to_copy(case).nbytes == case.bytes_moved
+    np.testing.assert_array_equal(arrays.to_copy(case), [arrays.x, arrays.residual])
+    assert bench.make_arrays(CASE).to_copy(CASE).shape == CASE.shape
+
+
+def test_the_limit_of_one_row_moves_its_parameters_too():
+    case = bench.Case("layer_norm", "float32", "rows", (1, 64))
+    arrays = bench.make_arrays(case)
+    moved = (arrays.x, arrays.weight, arrays.bias, arrays.x)
+    assert 2 * arrays.to_copy(case).nbytes == case.bytes_moved == sum(array.nbytes for array in moved)
 
 
 def test_bfloat16_without_ml_dtypes_is_missing_with_its_reason(monkeypatch):
@@ -169,7 +176,8 @@ def test_the_limit_of_a_target_is_a_copy_that_reads_as_we_do():
     copies, reads = bench.LIMITS, bench.LIMITS_OF_TWO_SWEEPS
     for case, names in (
         ("layer_norm/float32/rows/512x768", copies),
-        ("layer_norm/float16/rows/1x300000", reads),
+        ("layer_norm/float16/rows/2x300000", reads),
+        ("layer_norm/float32/rows/1x4000000", copies),  # weight and bias are as long, and read once
         ("group_norm/float32/nchw/8x256x32x32", copies),
         ("group_norm/float32/nhwc/8x32x32x256", reads),
         ("batch_norm_inference/float32/nc/32768x1024", copies),

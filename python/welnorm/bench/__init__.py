@@ -65,7 +65,7 @@ def prepare(case: Case, threads: int, names: Iterable[str]) -> list[Contender | 
         return [Missing(name, f"{missing.name} is not installed") for name in names]
     limits = {*LIMITS, *LIMITS_OF_TWO_SWEEPS}
     made = make_contenders(case, arrays, threads, (name for name in names if name not in limits))
-    copies = make_limits(arrays.read, threads, native_copy(), case.statistic_share(threads))
+    copies = make_limits(arrays.to_copy(case), threads, native_copy(), case.statistic_share(threads))
     return made + [copy for copy in copies if copy.name in names]
 
 

@@ -37,7 +37,11 @@ _HOW_TO_READ = (
         "the activation",
     ),
     ("own numba", "welnorm's Numba backend; numba is a kernel written by hand for the case"),
-    ("GB/s", "bytes of the array, read once and written once (with an addition: two of each), over the time"),
+    (
+        "GB/s",
+        "bytes of the array, read once and written once (what is added and a single row's weight and bias, too), "
+        "over the time",
+    ),
     (
         "% of limit",
         "the speed next to a copy of as many bytes, timed in the same rounds: the faster one of P.copy "
