@@ -14,11 +14,11 @@ static ALWAYS_INLINE v_f64 CAT(round, COMPUTE)(v_f64 v, C *p, size_t part) {
     return V_WIDE(narrow);
 }
 
-/* The columns at c, as many as a vector has or `part`. Returns whether none of them is for the wide path or
- * has a weight or bias that cannot be folded. */
-static ALWAYS_INLINE int CAT(finish_vector, COMPUTE)(const wn_states *states, double count, double eps,
-                                                     const C *weight, const C *bias, size_t c, size_t part,
-                                                     const wn_cols_norm *norm) {
+/* The columns at c, as many as a vector has or `part`. Returns a mask of those that are for the wide path or
+ * have a weight or bias that cannot be folded. */
+static ALWAYS_INLINE v_i64 CAT(finish_vector, COMPUTE)(const wn_states *states, double count, double eps,
+                                                       const C *weight, const C *bias, size_t c, size_t part,
+                                                       const wn_cols_norm *norm) {
     C *mean_hi = (void *)(uintptr_t)norm->mean_hi, *rstd = (void *)(uintptr_t)norm->rstd,
       *offset = (void *)(uintptr_t)norm->offset, low[V_F64];
 #define STATE(p, fill) (part ? v_wide_part_f64(p + c, part, fill) : v_load_f64(p + c))
@@ -29,7 +29,8 @@ static ALWAYS_INLINE int CAT(finish_vector, COMPUTE)(const wn_states *states, do
     v_f64 b = bias ? PARAMETER(bias, 0.0) : v_set_f64(-0.0);
 #undef PARAMETER
 #undef STATE
-    v_f64 wide_rstd = 1.0 / v_sqrt_f64(m2 / count + eps);
+    v_f64 var = count == 1.0 ? m2 : m2 / count; /* a given one needs no division */
+    v_f64 wide_rstd = 1.0 / v_sqrt_f64(var + eps);
     v_f64 high = CAT(round, COMPUTE)(mean, mean_hi + c, part);
     v_f64 lost = CAT(round, COMPUTE)((mean - high) + mean_lo, low, 0);
     v_f64 scale = CAT(round, COMPUTE)(wide_rstd * w, rstd + c, part);
@@ -39,18 +40,18 @@ static ALWAYS_INLINE int CAT(finish_vector, COMPUTE)(const wn_states *states, do
     fits &= V_WHERE(scale <= C_MOST) & V_WHERE(scale >= -C_MOST);
     fits &= V_WHERE(shift <= C_MOST) & V_WHERE(shift >= -C_MOST);
     fits &= V_WHERE(mean <= WN_FAR_MEAN) & V_WHERE(mean >= -WN_FAR_MEAN);
-    return !v_any_i64(~fits | WIDE(V_WHERE, mean, m2, wide_rstd, eps));
+    return ~fits | WIDE(V_WHERE, mean, m2, wide_rstd, eps);
 }
 
 static int CAT(finish_cols, COMPUTE)(const wn_states *states, double count, double eps, const void *weight,
                                      const void *bias, size_t columns, const wn_cols_norm *norm) {
-    int all = 1;
+    v_i64 fails = {0};
     size_t c = 0;
     for (; c + V_F64 <= columns; c += V_F64)
-        all &= CAT(finish_vector, COMPUTE)(states, count, eps, weight, bias, c, 0, norm);
+        fails |= CAT(finish_vector, COMPUTE)(states, count, eps, weight, bias, c, 0, norm);
     if (c < columns)
-        all &= CAT(finish_vector, COMPUTE)(states, count, eps, weight, bias, c, columns - c, norm);
-    return all;
+        fails |= CAT(finish_vector, COMPUTE)(states, count, eps, weight, bias, c, columns - c, norm);
+    return !v_any_i64(fails);
 }
 
 #undef WIDE
