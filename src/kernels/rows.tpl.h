@@ -197,6 +197,7 @@ NORM_TEAMS(four, FN(MOST_ROWS), 0, 0)
 NORM_TEAMS(stream_sum, 1, 1, 1)
 #endif
 
+#if !IS_16BIT
 /* Whether rows and their results lie alike to pages, or results a few lines behind: of four rows they would
  * have to share what L1 has for such places. */
 static int FN(are_crowded)(const FN(rows) * rows) {
@@ -204,6 +205,7 @@ static int FN(are_crowded)(const FN(rows) * rows) {
     uintptr_t x = (uintptr_t)rows->x, y = (uintptr_t)rows->y;
     return x != y && rows->x_stride % PAGE == 0 && rows->y_stride % PAGE == 0 && (y - x) % PAGE < FEW_LINES;
 }
+#endif
 
 /* Long rows go side by side, but not past the cache: as many streams to memory take longer. */
 static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {

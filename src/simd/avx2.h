@@ -103,9 +103,12 @@ static inline v_i32 v_round_bf16(v_f32 v) {
     __m256i bits = _mm256_castps_si256(v),
             odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-    __m256 quiet = _mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_set1_epi32(0x400000)));
     __m256 is_nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
-    return (v_i32)_mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet, is_nan));
+    if (__builtin_expect(_mm256_movemask_ps(is_nan), 0)) {
+        __m256 quiet = _mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_set1_epi32(0x400000)));
+        rounded = _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet, is_nan));
+    }
+    return (v_i32)rounded;
 }
 
 #define v_stream_u16 v_stream_u16
