@@ -217,9 +217,9 @@ static int threads_to_be_had(int wanted) { return wanted; }
  * hold the CPUs that a team needs: each region then takes a scheduler's time slice instead of microseconds.
  * So regions are timed. One that took longer than the caller alone would have has lost; after two losses in a
  * row the calling thread works alone for twenty times what was lost, and for twice as long each time that
- * trying again loses twice, too (up to a second), which keeps the cost of trying below 5 %. One loss may be
- * chance, and after a pause the first one is: threads that had nothing to do have gone to sleep. Results have
- * the same bits either way. */
+ * trying again loses twice, too (up to a second), which keeps the cost of trying below 5 %. A region that
+ * does not lose takes one of these doublings back. One loss may be chance, and after a pause the first one
+ * is: threads that had nothing to do have gone to sleep. Results have the same bits either way. */
 
 enum { LOSSES_IN_A_ROW = 2, PATIENCE = 20, UNCERTAINTY_NS = 20000, MOST_DOUBLINGS = 10 };
 static const int64_t longest_pause_ns = 1000000000;
@@ -242,7 +242,8 @@ static int64_t now_ns(void) {
 static int works_alone(void) { return alone.until_ns && now_ns() < alone.until_ns; }
 
 static void forgive(void) {
-    alone.losses = alone.doublings = 0;
+    if (alone.doublings > 0) alone.doublings--;
+    alone.losses = 0;
     alone.lost_ns = alone.until_ns = 0;
 }
 
