@@ -82,10 +82,10 @@ static void column_apply(const problem *p) {
     }
 }
 
-static double now(void) {
+static int64_t now_ns(void) {
     struct timespec time;
     timespec_get(&time, TIME_UTC);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
 static const struct {
@@ -110,9 +110,9 @@ static void measure(const char *dtype, const problem *p) {
     for (int round = 0; round < ROUNDS * KINDS; round++) {
         int kind = round % KINDS;
         if (p->n > kinds[kind].most) continue;
-        double start = now();
+        int64_t start = now_ns();
         for (size_t t = 0; t < times; t++) kinds[kind].run(p);
-        double taken = (now() - start) / (double)times;
+        double taken = 1e-9 * (double)(now_ns() - start) / (double)times;
         if (taken < best[kind]) best[kind] = taken;
     }
     printf("%-8s %6zu %7zu", dtype, p->n, elements * p->row_bytes / p->n >> 10);

@@ -4,7 +4,7 @@ Usage: python bench/targets.py [--repeats N] [--threads N] [--only TEXT] [--riva
 
 The column `limit` is the figure of a copy, into a warm array, that reads as we do in our place: the faster
 one of `P.copy` and `P.copy_nt` or, where statistics are of more than L2 keeps, of `P.read_copy` and
-`P.read_copy_nt`.
+`P.read_copy_nt`; for a single row a copy of as many bytes as it, its parameters and the result are.
 With --rivals every rival that is installed takes part in every case, and a second table shows how many times
 as long each takes, with geometric means.
 """
@@ -36,11 +36,14 @@ NEAR = 1 << 19
 
 
 def limits_of(case: str) -> tuple[Pair, ...]:
-    """Name the copies that read as we do: twice, where statistics are of more than L2 keeps."""
+    """Name the copies that read as we do: twice, where statistics are of more than L2 keeps.
+
+    But not those of a single row, which would read its parameters twice, too.
+    """
     parsed = bench.Case.parse(case)
     has_statistics = parsed.op in NORMS and not parsed.op.startswith("batch_norm_inference")
     is_read_again = has_statistics and parsed.statistic_span * parsed.itemsize > NEAR
-    is_read_again &= not parsed.has_long_parameters  # which are read once
+    is_read_again &= not parsed.has_long_parameters
     return tuple((case, name) for name in (bench.LIMITS_OF_TWO_SWEEPS if is_read_again else bench.LIMITS))
 
 

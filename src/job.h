@@ -166,18 +166,8 @@ static inline wn_cols_norm wn_cols_norm_from(const wn_job *job, const wn_cols_no
                           (const char *)norm->offset + bytes};
 }
 
-/* Columns' norms are read while y is written, and what lies a line or two behind a store, counted within a
- * page, is read late. So they begin half a kilobyte from where y does, at a line, and each part of them a
- * whole number of kilobytes after the one before. */
-enum { WN_APART = 512 };
-
+/* How far one part of columns' norms is from the next, each at its place beside y. */
 static inline size_t wn_apart(size_t bytes) { return wn_ceil_div(bytes, 2 * WN_APART) * (2 * WN_APART); }
-
-/* Where in memory, of 2 * WN_APART more bytes, they begin. */
-static inline void *wn_beside(void *memory, const void *y) {
-    uintptr_t line = (uintptr_t)y / 64 * 64;
-    return (char *)memory + (line + WN_APART - (uintptr_t)memory) % (2 * WN_APART);
-}
 
 /* How many rows of the pattern cols make one for the apply step: a kernel takes time for each row, however
  * short. Along the last axis they must lie one after the other, in x and in y. */

@@ -8,6 +8,7 @@
 #include <float.h>
 #include <math.h>
 #include <stddef.h>
+#include <stdint.h>
 
 enum {
     WN_BLOCK = 4096,     /* elements of a block in the pattern run: at most 32 KiB, within L1 */
@@ -76,6 +77,17 @@ typedef struct {
     void *y;
     ptrdiff_t x_stride, y_stride, affine_step;
 } wn_runs;
+
+/* What is read while y is written, columns' norms or parameters of rows, is read late a line or two behind a
+ * store, counted within a page. So it begins half a kilobyte from where y does, counted within a kilobyte,
+ * and at a line. */
+enum { WN_APART = 512 };
+
+/* Where in memory, of 2 * WN_APART more bytes, it begins. */
+static inline void *wn_beside(void *memory, const void *y) {
+    uintptr_t line = (uintptr_t)y / 64 * 64;
+    return (char *)memory + (line + WN_APART - (uintptr_t)memory) % (2 * WN_APART);
+}
 
 /* In the order of ACTIVATIONS in python/welnorm/_problem.py. */
 typedef enum { WN_NO_ACTIVATION, WN_RELU, WN_SILU, WN_GELU, WN_GELU_TANH } wn_activation;

@@ -217,9 +217,10 @@ static int threads_to_be_had(int wanted) { return wanted; }
  * hold the CPUs that a team needs: each region then takes a scheduler's time slice instead of microseconds.
  * So regions are timed. One that took longer than the caller alone would have has lost; after two losses in a
  * row the calling thread works alone for twenty times what was lost, and for twice as long each time that
- * trying again loses twice, too (up to a second), which keeps the cost of trying below 5 %. A region that
- * does not lose takes one of these doublings back. One loss may be chance, and after a pause the first one
- * is: threads that had nothing to do have gone to sleep. Results have the same bits either way. */
+ * trying again loses twice, too (up to a second), which keeps the cost of trying below 5 % unless two regions
+ * lose more than 50 ms. A region that does not lose takes one of these doublings back. One loss may be
+ * chance, and after a pause the first one is: threads that had nothing to do have gone to sleep. Results have
+ * the same bits either way. */
 
 enum { LOSSES_IN_A_ROW = 2, PATIENCE = 20, UNCERTAINTY_NS = 20000, MOST_DOUBLINGS = 10 };
 static const int64_t longest_pause_ns = 1000000000;
@@ -241,17 +242,12 @@ static int64_t now_ns(void) {
 
 static int works_alone(void) { return alone.until_ns && now_ns() < alone.until_ns; }
 
-static void forgive(void) {
-    if (alone.doublings > 0) alone.doublings--;
-    alone.losses = 0;
-    alone.lost_ns = alone.until_ns = 0;
-}
-
-/* A region of n threads took `region_ns`, of which the caller's own part `own_ns`. */
-static void note_region(int n, int64_t own_ns, int64_t region_ns) {
-    int64_t lost_ns = region_ns - n * own_ns;
+/* A region took so much longer than the caller alone would have: n times its own part. */
+static void note_region(int64_t lost_ns) {
     if (lost_ns < UNCERTAINTY_NS) {
-        forgive();
+        if (alone.doublings > 0) alone.doublings--;
+        alone.losses = 0;
+        alone.lost_ns = alone.until_ns = 0;
         return;
     }
     alone.lost_ns += lost_ns;
@@ -264,7 +260,8 @@ static void note_region(int n, int64_t own_ns, int64_t region_ns) {
     alone.lost_ns = 0;
 }
 
-static void run_team(int n, wn_body body, void *context) {
+/* Returns what the region lost: see note_region. */
+static int64_t run_team(int n, wn_body body, void *context) {
     int64_t start_ns = now_ns(), own_ns = 0;
     fenv_t callers_environment;
     fegetenv(&callers_environment);
@@ -284,7 +281,7 @@ static void run_team(int n, wn_body body, void *context) {
             fesetenv(&own_environment);
         }
     }
-    note_region(n, own_ns, now_ns() - start_ns);
+    return now_ns() - start_ns - n * own_ns;
 }
 
 /* For a team of another size the runtime allocates and creates threads, and ends the process if it cannot. So
@@ -299,9 +296,10 @@ static void change_team(int n) {
     if (possible > team_size || possible == n) {
         fegetenv(&callers_environment);
         fesetenv(FE_DFL_ENV);
-        run_team(possible, do_nothing, NULL);
+        (void)run_team(possible, do_nothing, NULL); /* creating threads takes its time */
         fesetenv(&callers_environment);
-        forgive(); /* creating threads takes its time */
+        alone.losses = 0; /* those were of another team */
+        alone.lost_ns = 0;
     }
     unlock_team_changes();
 }
@@ -310,7 +308,7 @@ void wn_parallel(int n, wn_body body, void *context) {
     int team_allowed = n > 1 && !get(&forked) && !omp_in_parallel() && !works_alone();
     if (team_allowed && n != team_size) change_team(n);
     if (team_allowed && team_size > 1 && team_size <= n)
-        run_team(team_size, body, context);
+        note_region(run_team(team_size, body, context));
     else
         body(context, 0, 1);
 }

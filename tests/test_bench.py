@@ -177,7 +177,7 @@ def test_the_limit_of_a_target_is_a_copy_that_reads_as_we_do():
     for case, names in (
         ("layer_norm/float32/rows/512x768", copies),
         ("layer_norm/float16/rows/2x300000", reads),
-        ("layer_norm/float32/rows/1x4000000", copies),  # weight and bias are as long, and read once
+        ("layer_norm/float32/rows/1x4000000", copies),  # else weight and bias were read twice, too
         ("group_norm/float32/nchw/8x256x32x32", copies),
         ("group_norm/float32/nhwc/8x32x32x256", reads),
         ("batch_norm_inference/float32/nc/32768x1024", copies),

@@ -243,16 +243,14 @@ static void FN(fill_in)(wn_affine *affine, size_t n, int centred, C *filler) {
         affine->weight = filler, affine->advance = 1;
 }
 
-/* Parameters that each of many rows reads: at a cache line, as a vector that lies in two takes two loads, and
- * half a kilobyte from where y is on its page, as what lies a line or two behind a store, counted within a
- * page, is read late. `memory` has room for n elements and a page. */
-enum { FN(MANY_ROWS) = 8, FN(PAGE_OF_C) = 4096 / sizeof(C) };
+/* Parameters that each of many rows reads: at a cache line, as a vector that lies in two takes two loads,
+ * beside y. `memory` has room for n elements and SPARE. */
+enum { FN(MANY_ROWS) = 8, FN(SPARE) = 2 * WN_APART / sizeof(C) };
 
 static const void *FN(line_up)(const void *parameters, size_t n, const void *y, C *memory) {
-    enum { LINE = 64, PAGE = 4096, BESIDE = 512 };
+    enum { LINE = 64 };
     if ((uintptr_t)parameters % LINE == 0) return parameters; /* or there are none */
-    uintptr_t offset = ((uintptr_t)y / LINE * LINE + BESIDE - (uintptr_t)memory) % PAGE;
-    return memcpy((char *)memory + offset, parameters, n * sizeof(C));
+    return memcpy(wn_beside(memory, y), parameters, n * sizeof(C));
 }
 
 static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride, size_t row_count,
@@ -276,7 +274,7 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     wn_norm norms[FN(BATCH_ROWS)];
     FN(norm_c) ready[FN(BATCH_ROWS)];
     wn_affine filled = *affine;
-    _Alignas(64) C own[2][WEAVES ? WN_BLOCK + FN(PAGE_OF_C) : 1]; /* weight and bias */
+    _Alignas(64) C own[2][WEAVES ? WN_BLOCK + FN(SPARE) : 1]; /* weight and bias */
     if (WEAVES && FN(is_plain)(affine) && affine_step == 0) FN(fill_in)(&filled, n, centred, own[centred]);
     rows.affine = affine = &filled;
     int stream = affine->stream && (uintptr_t)y % sizeof(T) == 0 && (uintptr_t)y_stride % sizeof(T) == 0;

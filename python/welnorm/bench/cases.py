@@ -153,12 +153,12 @@ class Case:
 
     @property
     def has_long_parameters(self) -> bool:
-        """Whether there is one row only: weight and bias are as long as the data."""
+        """Whether it is layer norm of one row only: weight and bias are as long as the data."""
         return self.norm == "layer_norm" and self.channels == math.prod(self.shape)
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes a perfect implementation moves: the data read once and written once."""
+        """Bytes a perfect implementation moves: what is read, read once; results written once."""
         streams = 4 if self.op in ADDS or self.has_long_parameters else 2
         return streams * math.prod(self.shape) * self.itemsize
 

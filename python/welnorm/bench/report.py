@@ -39,7 +39,7 @@ _HOW_TO_READ = (
     ("own numba", "welnorm's Numba backend; numba is a kernel written by hand for the case"),
     (
         "GB/s",
-        "bytes of the array, read once and written once (what is added and a single row's parameters, too), "
+        "bytes of the array, read once and written once (added ones, too, and layer norm's of a single row), "
         "over the time",
     ),
     (
