@@ -244,8 +244,9 @@ static void FN(fill_in)(wn_affine *affine, size_t n, int centred, C *filler) {
 }
 
 /* Parameters that each of many rows reads: at a cache line, as a vector that lies in two takes two loads,
- * beside y. `memory` has room for n elements and SPARE. */
-enum { FN(MANY_ROWS) = 8, FN(SPARE) = 2 * WN_APART / sizeof(C) };
+ * beside y. `memory` has room for n elements, HALF_BLOCK at most, and SPARE: longer rows read them from L2,
+ * and gain nothing. */
+enum { FN(MANY_ROWS) = 8, FN(HALF_BLOCK) = WN_BLOCK / 2, FN(SPARE) = 2 * WN_APART / sizeof(C) };
 
 static const void *FN(line_up)(const void *parameters, size_t n, const void *y, C *memory) {
     enum { LINE = 64 };
@@ -274,8 +275,10 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     wn_norm norms[FN(BATCH_ROWS)];
     FN(norm_c) ready[FN(BATCH_ROWS)];
     wn_affine filled = *affine;
-    _Alignas(64) C own[2][WEAVES ? WN_BLOCK + FN(SPARE) : 1]; /* weight and bias */
-    if (WEAVES && FN(is_plain)(affine) && affine_step == 0) FN(fill_in)(&filled, n, centred, own[centred]);
+    _Alignas(64) C own[2 * (WEAVES ? FN(HALF_BLOCK) + FN(SPARE) : 1)]; /* weight and bias, or one of them */
+    C *own_bias = WEAVES && n <= FN(HALF_BLOCK) ? own + FN(HALF_BLOCK) + FN(SPARE) : own;
+    if (WEAVES && FN(is_plain)(affine) && affine_step == 0)
+        FN(fill_in)(&filled, n, centred, centred ? own_bias : own);
     rows.affine = affine = &filled;
     int stream = affine->stream && (uintptr_t)y % sizeof(T) == 0 && (uintptr_t)y_stride % sizeof(T) == 0;
     int vary = affine->advance && (affine->weight || affine->bias), is_shared = affine_step == 0;
@@ -286,9 +289,9 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     rows.vary = vary;
     FN(step) step = {NULL, 1};
     if (in_teams) step = FN(step_for)(&rows, stream);
-    if (in_teams && vary && step.rows == 1 && row_count >= FN(MANY_ROWS)) {
-        filled.weight = FN(line_up)(filled.weight, n, y, own[0]);
-        filled.bias = FN(line_up)(filled.bias, n, y, own[1]);
+    if (in_teams && vary && step.rows == 1 && row_count >= FN(MANY_ROWS) && n <= FN(HALF_BLOCK)) {
+        filled.weight = FN(line_up)(filled.weight, n, y, own);
+        filled.bias = FN(line_up)(filled.bias, n, y, own_bias);
     }
     size_t team = step.rows, batch = WEAVES ? FN(BATCH) / n / team * team : 1;
     batch = batch < team ? team : batch > FN(BATCH_ROWS) ? FN(BATCH_ROWS) : batch;
