@@ -222,12 +222,12 @@ static int threads_to_be_had(int wanted) { return wanted; }
  * chance, and after a pause the first one is: threads that had nothing to do have gone to sleep. Results have
  * the same bits either way. */
 
-enum { LOSSES_IN_A_ROW = 2, PATIENCE = 20, UNCERTAINTY_NS = 20000, MOST_DOUBLINGS = 10 };
+enum { PATIENCE = 20, UNCERTAINTY_NS = 20000, MOST_DOUBLINGS = 10 };
 static const int64_t longest_pause_ns = 1000000000;
 
 static _Thread_local struct {
-    int losses, doublings;
-    int64_t lost_ns, until_ns; /* lost in a row; when the pause ends, if there is one */
+    int doublings;
+    int64_t lost_ns, until_ns; /* by the last region; when the pause ends; 0: nothing, there is none */
 } alone;
 
 static int64_t now_ns(void) {
@@ -244,20 +244,18 @@ static int works_alone(void) { return alone.until_ns && now_ns() < alone.until_n
 
 /* A region took so much longer than the caller alone would have: n times its own part. */
 static void note_region(int64_t lost_ns) {
+    int64_t before_ns = alone.lost_ns, both_ns = before_ns + lost_ns,
+            times = (int64_t)PATIENCE << alone.doublings;
+    alone.lost_ns = 0;
     if (lost_ns < UNCERTAINTY_NS) {
         if (alone.doublings > 0) alone.doublings--;
-        alone.losses = 0;
-        alone.lost_ns = alone.until_ns = 0;
-        return;
+        alone.until_ns = 0;
+    } else if (before_ns == 0) {
+        alone.lost_ns = lost_ns;
+    } else {
+        alone.until_ns = now_ns() + (both_ns < longest_pause_ns / times ? both_ns * times : longest_pause_ns);
+        if (alone.doublings < MOST_DOUBLINGS) alone.doublings++;
     }
-    alone.lost_ns += lost_ns;
-    if (++alone.losses < LOSSES_IN_A_ROW) return;
-    int64_t times = (int64_t)PATIENCE << alone.doublings;
-    alone.until_ns =
-        now_ns() + (alone.lost_ns < longest_pause_ns / times ? alone.lost_ns * times : longest_pause_ns);
-    if (alone.doublings < MOST_DOUBLINGS) alone.doublings++;
-    alone.losses = 0;
-    alone.lost_ns = 0;
 }
 
 /* Returns what the region lost: see note_region. */
@@ -298,8 +296,7 @@ static void change_team(int n) {
         fesetenv(FE_DFL_ENV);
         (void)run_team(possible, do_nothing, NULL); /* creating threads takes its time */
         fesetenv(&callers_environment);
-        alone.losses = 0; /* those were of another team */
-        alone.lost_ns = 0;
+        alone.lost_ns = 0; /* by another team */
     }
     unlock_team_changes();
 }
