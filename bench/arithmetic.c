@@ -5,10 +5,10 @@
  *
  * Usage: arithmetic_avx512, arithmetic_avx2, ... (README.md says how to build them) */
 #include SIMD_HEADER
+#include "clock.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum { N = 1024, PASSES = 50, ROUNDS = 2000, LANES = 32, CHAINS = LANES / V_F64, VECTORS = LANES / V_F32 };
 
@@ -79,12 +79,6 @@ static const struct {
     {"bfloat16", {bf16_sums, bf16_apply, bf16_both}},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds, RUNS = 3 };
-
-static int64_t now_ns(void) {
-    struct timespec time;
-    timespec_get(&time, TIME_UTC);
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
-}
 
 int main(void) {
     /* all that is read is 512 bytes and more ahead of what is written, counted within a page */

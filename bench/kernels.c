@@ -3,12 +3,12 @@
  * 16 elements, the best of many rounds in turn.
  *
  * Usage: bench_kernels [instruction set] (README.md says how to build it) */
+#include "clock.h"
 #include "convert.h"
 #include "dispatch.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum { MOST = 1 << 22, ROUNDS = 100 };
 
@@ -80,12 +80,6 @@ static void column_apply(const problem *p) {
         count = point(p, row, x_rows, y_rows);
         p->kernels->apply_cols(x_rows, y_rows, count, p->n, &norm, &folded);
     }
-}
-
-static int64_t now_ns(void) {
-    struct timespec time;
-    timespec_get(&time, TIME_UTC);
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
 static const struct {
