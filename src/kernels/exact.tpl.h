@@ -33,13 +33,14 @@ static ALWAYS_INLINE void FN(add_run_exactly)(const T *x, size_t n, double shift
         for (; i + FN(CHAINS) * V_F64 <= n; i += LANES)
             UNROLL for (size_t c = 0; c < FN(CHAINS); c++)
                 FN(add_exactly)(V_WIDE(x + i + c * V_F64), shifts, &chain[c]);
-        for (size_t c = 0; c < FN(CHAINS); c++) {
+        UNROLL for (size_t c = 0; c < FN(CHAINS); c++) lanes[first + c] = chain[c];
+        /* missing elements count as the shift: they add zero */
+        UNROLL_NONE for (size_t c = 0; c < FN(CHAINS); c++) {
             size_t at = i + c * V_F64;
             if (at >= n) break;
-            /* missing elements count as the shift: they add zero */
-            FN(add_exactly)(V_WIDE_PART(x + at, n - at < V_F64 ? n - at : V_F64, shift), shifts, &chain[c]);
+            FN(add_exactly)(V_WIDE_PART(x + at, n - at < V_F64 ? n - at : V_F64, shift), shifts,
+                            &lanes[first + c]);
         }
-        UNROLL for (size_t c = 0; c < FN(CHAINS); c++) lanes[first + c] = chain[c];
     }
 }
 

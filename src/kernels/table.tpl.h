@@ -32,14 +32,17 @@ enum { LEAST_L1 = 32768 }; /* of the CPUs that there are */
 #    define UNROLL _Pragma("GCC unroll 8")
 #    define UNROLL_MOST _Pragma("GCC unroll 16")
 #    define UNROLL_LITTLE _Pragma("GCC unroll 2")
+#    define UNROLL_NONE _Pragma("GCC unroll 1")
 #elif defined(__clang__)
 #    define UNROLL _Pragma("clang loop unroll_count(8)")
 #    define UNROLL_MOST _Pragma("clang loop unroll_count(16)")
 #    define UNROLL_LITTLE _Pragma("clang loop unroll_count(2)")
+#    define UNROLL_NONE _Pragma("clang loop unroll(disable)")
 #else
 #    define UNROLL
 #    define UNROLL_MOST
 #    define UNROLL_LITTLE
+#    define UNROLL_NONE
 #endif
 #ifdef __GNUC__
 #    define ALWAYS_INLINE inline __attribute__((always_inline))
