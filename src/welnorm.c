@@ -320,6 +320,7 @@ wn_status wn_run(const wn_problem *p) {
     wn_job *job = &call.job;
     size_t bytes = problem_bytes(p, job);
     job->stream = is_streamed(job, bytes);
+    job->far = !job->stream && bytes > wn_cache_bytes() / 8 * 3;
     if (is_rows(job)) {
         wn_parallel(wn_threads_for(bytes, (size_t)p->outer.count), rows_body, job);
         return WN_OK;
@@ -341,7 +342,7 @@ wn_status wn_norm_rows(wn_dtype dtype, const void *augend, const void *addend, c
                        int centred, wn_activation activation) {
     int64_t size = (int64_t)dtype_bytes[dtype], row = (int64_t)n * size;
     if (!augend && n <= WN_BLOCK && row_count * (size_t)row < FEW_BYTES) {
-        const wn_affine affine = {weight, bias, 1, activation, 0, 0};
+        const wn_affine affine = {weight, bias, 1, activation, 0, 0, 0};
         size_t done = wn_selected_isa()->dtype[dtype].norm_run(x, row, y, row, row_count, n, &affine, 0, eps,
                                                                centred, NULL);
         if (done == row_count) return WN_OK;

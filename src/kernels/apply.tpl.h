@@ -70,10 +70,10 @@ typedef struct {
 
 /* What is known of a team when its loop is compiled: how many rows; whether statistics are centred; whether
  * parameters vary along a row (then there is a weight and, if centred, a bias; if not centred they do);
- * whether results are streamed; whether the rows that are summed are yet to be written. */
+ * where the data are; whether the rows that are summed are yet to be written. */
 typedef struct {
     size_t rows;
-    int centred, vary, stream, adds;
+    int centred, vary, reach, adds;
 } FN(form);
 
 /* The next vector of every row, or its first `part` elements. */
@@ -90,7 +90,7 @@ static ALWAYS_INLINE void FN(apply_team)(FN(team) * team, size_t part, FN(form) 
         if (form.vary) v = form.centred ? V_FMA(v, w, b) : v * w;
         if (part)
             V_STORE_PART(y, v, part);
-        else if (form.stream)
+        else if (form.reach == PAST)
             V_STREAM(y, v);
         else
             V_STORE(y, v);
@@ -102,7 +102,10 @@ static ALWAYS_INLINE void FN(apply_team)(FN(team) * team, size_t part, FN(form) 
  * are through when as many are summed; sooner if they did not start at element 0. */
 static ALWAYS_INLINE void FN(weave)(FN(team) * team, size_t i, size_t unit, FN(form) form) {
     size_t step = form.rows * V_N;
-    if (form.stream && team->i + unit > team->n) return;
+    if (form.reach == PAST && team->i + unit > team->n) return;
+    /* a result's line comes from as far as x does before it is written */
+    for (size_t byte = 0; form.reach == FAR && byte < unit * sizeof(T); byte += 64)
+        PREFETCH_L2((const char *)(team->y[0] + i) + PAGE_AHEAD + byte);
     UNROLL for (size_t done = 0; done + step <= unit; done += step) FN(apply_team)(team, 0, form);
     if (step > unit && (i & LANES)) FN(apply_team)(team, 0, form); /* every other time */
 }
@@ -110,7 +113,7 @@ static ALWAYS_INLINE void FN(weave)(FN(team) * team, size_t i, size_t unit, FN(f
 /* A row that streams goes from an aligned address on. */
 static ALWAYS_INLINE void FN(start_team)(FN(team) * team, FN(form) form) {
     size_t head = (size_t)(-(uintptr_t)team->y[0] % (V_N * sizeof(T))) / sizeof(T);
-    if (!form.stream || head == 0) return;
+    if (form.reach != PAST || head == 0) return;
     FN(apply_team)(team, head < team->n ? head : team->n, form);
     team->i = head;
 }

@@ -51,18 +51,21 @@ static ALWAYS_INLINE void FN(add_vector)(v_f64 d, v_f64 *sum, v_f64 *square, v_f
 static ALWAYS_INLINE void FN(fetch_ahead)(const T *x, FN(form) form) {
     UNROLL for (size_t byte = 0; byte < LANES * sizeof(T); byte += 64) {
         const char *line = (const char *)x + byte;
-        if (form.stream) PREFETCH_L2(line + FAR_AHEAD);
-        PREFETCH(line + AHEAD);
+        if (form.reach == PAST) PREFETCH_L2(line + FAR_AHEAD);
+        if (form.reach == FAR)
+            PREFETCH_L2(line + PAGE_AHEAD);
+        else
+            PREFETCH(line + AHEAD);
     }
 }
 
-static const FN(form) FN(no_form) = {1, 1, 0, 0, 0};
+static const FN(form) FN(no_form) = {1, 1, 0, NEAR, 0};
 
 /* Writes a vector of the row that is summed, from element i on, and returns what it is then. */
 static ALWAYS_INLINE V FN(add_at)(FN(team) * team, size_t i, FN(form) form) {
     V sum = V_LOAD(team->augend + i) + V_LOAD(team->addend + i);
-    if (form.stream) V_STORE(team->kept + i, sum);
-    if (form.stream && team->past)
+    if (form.reach == PAST) V_STORE(team->kept + i, sum);
+    if (form.reach == PAST && team->past)
         V_STREAM(team->sum + i, sum);
     else
         V_STORE(team->sum + i, sum);
@@ -71,7 +74,7 @@ static ALWAYS_INLINE V FN(add_at)(FN(team) * team, size_t i, FN(form) form) {
 
 /* Fetches what `unit` elements from element i on will come to. */
 static ALWAYS_INLINE void FN(fetch_addends)(const FN(team) * team, size_t i, size_t unit, FN(form) form) {
-    for (size_t at = i; form.stream && at < i + unit; at += LANES) {
+    for (size_t at = i; form.reach == PAST && at < i + unit; at += LANES) {
         FN(fetch_ahead)(team->augend + at, form);
         FN(fetch_ahead)(team->addend + at, form);
     }

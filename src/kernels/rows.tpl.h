@@ -147,7 +147,7 @@ static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, const F
                                         size_t later, FN(sums) * sums, FN(form) form) {
     FN(team) team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n};
     UNROLL for (size_t k = 0; k < form.rows; k++) {
-        team.x[k] = form.adds && form.stream ? FN(row_x)(rows, r + k) : FN(row_in_memory)(rows, r + k);
+        team.x[k] = form.adds && form.reach == PAST ? FN(row_x)(rows, r + k) : FN(row_in_memory)(rows, r + k);
         team.y[k] = FN(row_y)(rows, r + k);
         team.norm[k] = FN(spread)(&ready[k]);
     }
@@ -172,29 +172,29 @@ typedef struct {
     size_t rows;
 } FN(step);
 
-#define NORM_TEAM(name, team_rows, is_centred, varies, streams, sum)                                         \
+#define NORM_TEAM(name, team_rows, is_centred, varies, reach, sum)                                           \
     enum { FN(name##_rows) = team_rows };                                                                    \
     static WN_NOINLINE void FN(name)(const FN(rows) * rows, size_t r, const FN(norm_c) * ready,              \
                                      size_t later, FN(sums) * sums) {                                        \
-        const FN(form) form = {team_rows, is_centred, varies, streams, sum};                                 \
-        FN(norm_team)(rows, r, ready, later, sums, form);                                                    \
+        FN(norm_team)(rows, r, ready, later, sums, (FN(form)){team_rows, is_centred, varies, reach, sum});   \
     }
-#define NORM_TEAMS(name, rows, streams, sum)                                                                 \
-    NORM_TEAM(name##_centred, rows, 1, 1, streams, sum)                                                      \
-    NORM_TEAM(name, rows, 0, 1, streams, sum)
+#define NORM_TEAMS(name, rows, reach, sum)                                                                   \
+    NORM_TEAM(name##_centred, rows, 1, 1, reach, sum)                                                        \
+    NORM_TEAM(name, rows, 0, 1, reach, sum)
 #define STEP(name)                                                                                           \
     (FN(step)) { FN(name), FN(name##_rows) }
 #define STEPS(name) (centred ? STEP(name##_centred) : STEP(name))
 
-NORM_TEAM(one_scalar, 1, 1, 0, 0, 0)
-NORM_TEAM(stream_scalar, 1, 1, 0, 1, 0)
-NORM_TEAMS(one, 1, 0, 0)
-NORM_TEAMS(two, 2, 0, 0)
-NORM_TEAMS(stream_one, 1, 1, 0)
-NORM_TEAMS(one_sum, 1, 0, 1)
+NORM_TEAM(one_scalar, 1, 1, 0, NEAR, 0)
+NORM_TEAM(stream_scalar, 1, 1, 0, PAST, 0)
+NORM_TEAMS(one, 1, NEAR, 0)
+NORM_TEAMS(two, 2, NEAR, 0)
+NORM_TEAMS(stream_one, 1, PAST, 0)
+NORM_TEAMS(one_sum, 1, NEAR, 1)
 #if !IS_16BIT /* not worth the size of their code */
-NORM_TEAMS(four, FN(MOST_ROWS), 0, 0)
-NORM_TEAMS(stream_sum, 1, 1, 1)
+NORM_TEAM(far_one, 1, 1, 1, FAR, 0)
+NORM_TEAMS(four, FN(MOST_ROWS), NEAR, 0)
+NORM_TEAMS(stream_sum, 1, PAST, 1)
 #endif
 
 #if !IS_16BIT
@@ -213,16 +213,16 @@ static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
     /* a row, the next one, the result and the parameters are too much for L1 */
     int is_long = rows->n * (3 * sizeof(T) + (centred ? 2 : 1) * sizeof(C)) >= LEAST_L1;
     if (!rows->vary) return stream ? STEP(stream_scalar) : STEP(one_scalar);
-#if !IS_16BIT
-    if (stream && adds) return STEPS(stream_sum);
-#endif
+#if IS_16BIT
     if (adds) return STEPS(one_sum);
     if (stream) return STEPS(stream_one);
-#if !IS_16BIT
+#else
+    if (adds) return stream ? STEPS(stream_sum) : STEPS(one_sum);
+    if (stream) return STEPS(stream_one);
     if (is_long && !FN(are_crowded)(rows)) return STEPS(four);
+    if (!is_long && centred && rows->affine->far) return STEP(far_one);
 #endif
-    if (is_long) return STEPS(two);
-    return STEPS(one);
+    return is_long ? STEPS(two) : STEPS(one);
 }
 #undef STEPS
 #undef STEP

@@ -10,7 +10,10 @@
 #define LANES 32
 /* Bytes that are fetched ahead of what is read: into L1, and before that into L2 what may come from memory.
  * As far ahead into L1, they would be driven out again, and hold up what is waited for. */
-enum { AHEAD = 2048, FAR_AHEAD = 16384 };
+enum { AHEAD = 2048, PAGE_AHEAD = 4096, FAR_AHEAD = 16384 };
+/* Where the data of a loop are: well within the last-level cache; much of it, or more (wn_affine's `far`);
+ * past it, as results go (`stream`). */
+enum { NEAR, FAR, PAST };
 enum { LEAST_L1 = 32768 }; /* of the CPUs that there are */
 /* Whether sums are woven into the apply step (rows.tpl.h, woven.tpl.h): float64's take two passes, and the
  * portable table, which few CPUs need, stays small. */

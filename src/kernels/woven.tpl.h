@@ -66,7 +66,7 @@ static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int cent
     FN(sums) sums = {0.0, 0.0};
     for (size_t r = 0; r < runs->count; r++) next_runs[r] = FN(run_at)(next, runs, r);
 #define WEAVE(centred, varies, streams)                                                                      \
-    sums = FN(weave_runs)(next, runs, norm, affine, (FN(form)){1, centred, varies, streams, 0})
+    sums = FN(weave_runs)(next, runs, norm, affine, (FN(form)){1, centred, varies, streams ? PAST : NEAR, 0})
     if (!is_woven) {
         for (size_t r = 0; r < runs->count; r++) {
             wn_affine of_run = FN(affine_from)(affine, (ptrdiff_t)r * runs->affine_step);
