@@ -70,7 +70,8 @@ typedef struct {
 
 /* What is known of a team when its loop is compiled: how many rows; whether statistics are centred; whether
  * parameters vary along a row (then there is a weight and, if centred, a bias; if not centred they do);
- * where the data are; whether the rows that are summed are yet to be written. */
+ * where the data are; whether the rows that are summed are yet to be written. Without rows there
+ * are sums alone. */
 typedef struct {
     size_t rows;
     int centred, vary, reach, adds;
@@ -102,7 +103,7 @@ static ALWAYS_INLINE void FN(apply_team)(FN(team) * team, size_t part, FN(form) 
  * are through when as many are summed; sooner if they did not start at element 0. */
 static ALWAYS_INLINE void FN(weave)(FN(team) * team, size_t i, size_t unit, FN(form) form) {
     size_t step = form.rows * V_N;
-    if (form.reach == PAST && team->i + unit > team->n) return;
+    if (step == 0 || (form.reach == PAST && team->i + unit > team->n)) return;
     /* a result's line comes from as far as x does before it is written */
     for (size_t byte = 0; form.reach == FAR && byte < unit * sizeof(T); byte += 64)
         PREFETCH_L2((const char *)(team->y[0] + i) + PAGE_AHEAD + byte);

@@ -4,6 +4,7 @@
  * Rows are summed, finished and applied. The sums of later rows are woven into the apply step: the one is
  * bound by arithmetic, the other by loads and stores. (Not so float64, whose sums take two passes.) Long rows
  * go side by side in teams, which share the loads of weight and bias: L1 does not hold all that they need.
+ * Sums of squares (go_in_batches) are not woven: a batch is summed, and then applied.
  *
  * Rows are finished a batch at a time. A row's last sums, square root and divisions wait for each other, and
  * as a CPU retires its instructions in order, they would soon hold up all that follows; those of several
@@ -156,6 +157,22 @@ static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, const F
     FN(finish_team)(&team, form);
 }
 
+/* The apply step of rows [r, r + count) one by one, and then the sums of as many from `later` on. */
+static ALWAYS_INLINE void FN(norm_batch)(const FN(rows) * rows, size_t r, size_t count,
+                                         const FN(norm_c) * ready, size_t later, FN(sums) * sums,
+                                         FN(form) form) {
+    const FN(form) sums_alone = {0, form.centred, form.vary, form.reach, form.adds};
+    FN(team) team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n};
+    for (size_t k = 0; k < count; k++) {
+        team.x[0] = FN(row_in_memory)(rows, r + k), team.y[0] = FN(row_y)(rows, r + k);
+        team.norm[0] = FN(spread)(&ready[k]);
+        team.i = 0;
+        UNROLL while (team.i + V_N <= team.n) FN(apply_team)(&team, 0, form);
+        FN(finish_team)(&team, form);
+    }
+    FN(sum_rows)(rows, later, count, sums, &team, sums_alone);
+}
+
 /* The apply step of rows that make no team. */
 static WN_NOINLINE void FN(apply_singly)(const FN(rows) * rows, size_t r, size_t count,
                                          const wn_norm *norms) {
@@ -166,21 +183,29 @@ static WN_NOINLINE void FN(apply_singly)(const FN(rows) * rows, size_t r, size_t
 }
 
 /* A function for each form, in one for all of them GCC 12 keeps the sums of some in memory; and how many rows
- * it takes. */
+ * it takes, 0 if as many as it is told. */
 typedef struct {
-    void (*norm)(const FN(rows) * rows, size_t r, const FN(norm_c) * ready, size_t later, FN(sums) * sums);
+    void (*norm)(const FN(rows) * rows, size_t r, size_t count, const FN(norm_c) * ready, size_t later,
+                 FN(sums) * sums);
     size_t rows;
 } FN(step);
 
 #define NORM_TEAM(name, team_rows, is_centred, varies, reach, sum)                                           \
     enum { FN(name##_rows) = team_rows };                                                                    \
-    static WN_NOINLINE void FN(name)(const FN(rows) * rows, size_t r, const FN(norm_c) * ready,              \
-                                     size_t later, FN(sums) * sums) {                                        \
+    static WN_NOINLINE void FN(name)(const FN(rows) * rows, size_t r, size_t count,                          \
+                                     const FN(norm_c) * ready, size_t later, FN(sums) * sums) {              \
+        (void)count;                                                                                         \
         FN(norm_team)(rows, r, ready, later, sums, (FN(form)){team_rows, is_centred, varies, reach, sum});   \
     }
 #define NORM_TEAMS(name, rows, reach, sum)                                                                   \
     NORM_TEAM(name##_centred, rows, 1, 1, reach, sum)                                                        \
     NORM_TEAM(name, rows, 0, 1, reach, sum)
+#define NORM_BATCH(name, sum)                                                                                \
+    enum { FN(name##_rows) = 0 };                                                                            \
+    static WN_NOINLINE void FN(name)(const FN(rows) * rows, size_t r, size_t count,                          \
+                                     const FN(norm_c) * ready, size_t later, FN(sums) * sums) {              \
+        FN(norm_batch)(rows, r, count, ready, later, sums, (FN(form)){1, 0, 1, NEAR, sum});                  \
+    }
 #define STEP(name)                                                                                           \
     (FN(step)) { FN(name), FN(name##_rows) }
 #define STEPS(name) (centred ? STEP(name##_centred) : STEP(name))
@@ -190,8 +215,12 @@ NORM_TEAM(stream_scalar, 1, 1, 0, PAST, 0)
 NORM_TEAMS(one, 1, NEAR, 0)
 NORM_TEAMS(two, 2, NEAR, 0)
 NORM_TEAMS(stream_one, 1, PAST, 0)
+#if IS_16BIT /* others are not worth the size of their code */
 NORM_TEAMS(one_sum, 1, NEAR, 1)
-#if !IS_16BIT /* not worth the size of their code */
+#else
+NORM_TEAM(one_sum_centred, 1, 1, 1, NEAR, 1)
+NORM_BATCH(one_sum, 1)
+NORM_BATCH(batch, 0)
 NORM_TEAM(far_one, 1, 1, 1, FAR, 0)
 NORM_TEAMS(four, FN(MOST_ROWS), NEAR, 0)
 NORM_TEAMS(stream_sum, 1, PAST, 1)
@@ -204,6 +233,14 @@ static int FN(are_crowded)(const FN(rows) * rows) {
     enum { PAGE = 4096, FEW_LINES = 480 };
     uintptr_t x = (uintptr_t)rows->x, y = (uintptr_t)rows->y;
     return x != y && rows->x_stride % PAGE == 0 && rows->y_stride % PAGE == 0 && (y - x) % PAGE < FEW_LINES;
+}
+
+/* Sums of squares take so little that it pays more to find rows still in L1 than to weave. Longer rows are
+ * driven out by weight and result, and had better share the weight; of those in between a batch leaves much
+ * of L1 unused. */
+static int FN(go_in_batches)(size_t n) {
+    enum { SHORT = 512, LONG = 1024, LONGEST = 2048 };
+    return n <= SHORT || (n >= LONG && n <= LONGEST);
 }
 #endif
 
@@ -219,6 +256,7 @@ static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
 #else
     if (adds) return stream ? STEPS(stream_sum) : STEPS(one_sum);
     if (stream) return STEPS(stream_one);
+    if (!centred && FN(go_in_batches)(rows->n)) return STEP(batch);
     if (is_long && !FN(are_crowded)(rows)) return STEPS(four);
     if (!is_long && centred && rows->affine->far) return STEP(far_one);
 #endif
@@ -226,6 +264,7 @@ static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
 }
 #undef STEPS
 #undef STEP
+#undef NORM_BATCH
 #undef NORM_TEAMS
 #undef NORM_TEAM
 
@@ -289,11 +328,11 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     rows.vary = vary;
     FN(step) step = {NULL, 1};
     if (in_teams) step = FN(step_for)(&rows, stream);
-    if (in_teams && vary && step.rows == 1 && row_count >= FN(MANY_ROWS) && n <= FN(HALF_BLOCK)) {
+    if (in_teams && vary && step.rows <= 1 && row_count >= FN(MANY_ROWS) && n <= FN(HALF_BLOCK)) {
         filled.weight = FN(line_up)(filled.weight, n, y, own);
         filled.bias = FN(line_up)(filled.bias, n, y, own_bias);
     }
-    size_t team = step.rows, batch = WEAVES ? FN(BATCH) / n / team * team : 1;
+    size_t team = step.rows ? step.rows : 1, batch = WEAVES ? FN(BATCH) / n / team * team : 1;
     batch = batch < team ? team : batch > FN(BATCH_ROWS) ? FN(BATCH_ROWS) : batch;
     T kept[FN(KEPT)];
     if (step.norm && adds && stream && !IS_16BIT) rows.kept = kept, rows.kept_count = batch + 1;
@@ -302,8 +341,9 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     for (size_t row = 0;; row += batch) {
         int folds;
         size_t good = FN(finish_rows)(&rows, row, batch, sums, norms, ready, &folds), done = 0;
-        for (; step.norm && folds && done + team <= good; done += team)
-            step.norm(&rows, row + done, ready + done, row + batch + done, sums + done);
+        size_t at_once = step.rows ? step.rows : good;
+        for (; step.norm && folds && done < good && done + at_once <= good; done += at_once)
+            step.norm(&rows, row + done, at_once, ready + done, row + batch + done, sums + done);
         FN(apply_singly)(&rows, row + done, good - done, norms + done);
         if (good < batch || row + batch >= row_count) return row + good;
         FN(sum_rows)(&rows, row + batch + done, batch - done, sums + done, NULL, FN(no_form));
