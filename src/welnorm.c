@@ -320,7 +320,7 @@ wn_status wn_run(const wn_problem *p) {
     wn_job *job = &call.job;
     size_t bytes = problem_bytes(p, job);
     job->stream = is_streamed(job, bytes);
-    job->far = !job->stream && bytes > wn_cache_bytes() / 8 * 3;
+    job->far = !job->stream && bytes > wn_cache_bytes() / 8 * (job->adds ? 5 : 3);
     if (is_rows(job)) {
         wn_parallel(wn_threads_for(bytes, (size_t)p->outer.count), rows_body, job);
         return WN_OK;

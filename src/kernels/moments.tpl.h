@@ -73,11 +73,13 @@ static ALWAYS_INLINE V FN(add_at)(FN(team) * team, size_t i, FN(form) form) {
     return IS_16BIT ? V_LOAD(team->sum + i) : sum; /* rounded */
 }
 
-/* Fetches what `unit` elements from element i on will come to. */
+/* Fetches what `unit` elements from element i on will come to; where it does not go past the cache, the sum's
+ * lines, too. */
 static ALWAYS_INLINE void FN(fetch_addends)(const FN(team) * team, size_t i, size_t unit, FN(form) form) {
-    for (size_t at = i; form.reach == PAST && at < i + unit; at += LANES) {
+    for (size_t at = i; form.reach != NEAR && at < i + unit; at += LANES) {
         FN(fetch_ahead)(team->augend + at, form);
         FN(fetch_ahead)(team->addend + at, form);
+        if (form.reach == FAR) FN(fetch_ahead)(team->sum + at, form);
     }
 }
 

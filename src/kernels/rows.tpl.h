@@ -222,6 +222,7 @@ NORM_TEAM(one_sum_centred, 1, 1, 1, NEAR, 1)
 NORM_BATCH(one_sum, 1)
 NORM_BATCH(batch, 0)
 NORM_TEAM(far_one, 1, 1, 1, FAR, 0)
+NORM_TEAM(far_sum, 1, 1, 1, FAR, 1)
 NORM_TEAMS(four, FN(MOST_ROWS), NEAR, 0)
 NORM_TEAMS(stream_sum, 1, PAST, 1)
 #endif
@@ -254,11 +255,12 @@ static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
     if (adds) return STEPS(one_sum);
     if (stream) return STEPS(stream_one);
 #else
-    if (adds) return stream ? STEPS(stream_sum) : STEPS(one_sum);
+    int far = centred && rows->affine->far;
+    if (adds) return stream ? STEPS(stream_sum) : far ? STEP(far_sum) : STEPS(one_sum);
     if (stream) return STEPS(stream_one);
     if (!centred && FN(go_in_batches)(rows->n)) return STEP(batch);
     if (is_long && !FN(are_crowded)(rows)) return STEPS(four);
-    if (!is_long && centred && rows->affine->far) return STEP(far_one);
+    if (far && !is_long) return STEP(far_one);
 #endif
     return is_long ? STEPS(two) : STEPS(one);
 }
