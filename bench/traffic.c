@@ -1,0 +1,141 @@
+/* What the loads and stores of a norm take by themselves, on one thread: each row is read, and then read
+ * again and written, with as many rows of parameters, and next to nothing is computed. In six orders, the
+ * best of which is what no norm that does the same can beat: one, two or four rows at a time, which share the
+ * loads of the parameters; read before they are copied, or while those before them are. Nanoseconds for 16
+ * float32 elements, the best of many rounds in turn.
+ *
+ * Usage: traffic_avx512, traffic_avx2, ... (README.md says how to build them) */
+#include SIMD_HEADER
+#include "clock.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { ROUNDS = 200, MOST = 1 << 22, PAGE = 4096, VECTORS = 64 / sizeof(v_f32) };
+
+typedef struct {
+    size_t n, rows, parameters; /* 0, 1 (weight) or 2 (weight and bias) */
+    const float *x, *weight, *bias;
+    float *y;
+} problem;
+
+static v_i32 sink;
+
+static inline __attribute__((always_inline)) void read_line(const float *x, v_i32 *bits) {
+#pragma GCC unroll 4
+    for (size_t v = 0; v < VECTORS; v++) *bits |= v_bits_f32(v_load_f32(x + v * V_F32));
+}
+
+/* A line of each row of a team: of x, beside the parameters, to y. */
+static inline __attribute__((always_inline)) void copy_line(const problem *p, size_t row, size_t i,
+                                                            size_t team, size_t parameters) {
+#pragma GCC unroll 4
+    for (size_t at = i; at < i + VECTORS * V_F32; at += V_F32) {
+        v_i32 with = {0};
+        if (parameters > 0) with |= v_bits_f32(v_load_f32(p->weight + at));
+        if (parameters > 1) with |= v_bits_f32(v_load_f32(p->bias + at));
+#pragma GCC unroll 4
+        for (size_t r = row; r < row + team; r++) {
+            v_i32 x = v_bits_f32(v_load_f32(p->x + r * p->n + at));
+            v_store_f32(p->y + r * p->n + at, v_from_bits_f32(x | with));
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void pass(const problem *of, size_t team, size_t parameters,
+                                                       int weaves) {
+    const problem own = *of, *p = &own; /* which nothing that is written can change */
+    enum { LINE = 16 };
+    v_i32 bits = {0};
+    for (size_t row = 0; row + team <= p->rows; row += team) {
+        size_t next = weaves && row + 2 * team <= p->rows ? row + team : row;
+        const float *reads = p->x + next * p->n;
+        for (size_t i = 0; !weaves && i < team * p->n; i += LINE) read_line(reads + i, &bits);
+        for (size_t i = 0; i < p->n; i += LINE) {
+#pragma GCC unroll 4
+            for (size_t r = 0; weaves && r < team; r++) read_line(reads + i * team + r * LINE, &bits);
+            copy_line(p, row, i, team, parameters);
+        }
+    }
+    sink |= bits;
+}
+
+#define PASS(name, team, weaves)                                                                             \
+    static __attribute__((noinline)) void name(const problem *p) {                                           \
+        if (p->parameters == 0) pass(p, team, 0, weaves);                                                    \
+        if (p->parameters == 1) pass(p, team, 1, weaves);                                                    \
+        if (p->parameters == 2) pass(p, team, 2, weaves);                                                    \
+    }
+PASS(one, 1, 0)
+PASS(two, 2, 0)
+PASS(four, 4, 0)
+PASS(one_woven, 1, 1)
+PASS(two_woven, 2, 1)
+PASS(four_woven, 4, 1)
+
+static __attribute__((noinline)) void copy(const problem *p) {
+    const problem own = *p;
+    for (size_t i = 0; i < own.rows * own.n; i += 64) {
+#pragma GCC unroll 16
+        for (size_t at = i; at < i + 64; at += V_F32) v_store_f32(own.y + at, v_load_f32(own.x + at));
+    }
+}
+
+static const struct {
+    const char *name;
+    void (*run)(const problem *p);
+} kinds[] = {{"copy", copy},
+             {"one", one},
+             {"two", two},
+             {"four", four},
+             {"woven", one_woven},
+             {"two woven", two_woven},
+             {"four woven", four_woven}};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+static void measure(const problem *p) {
+    size_t elements = p->rows * p->n, times = 1 + 200000 / elements;
+    double best[KINDS], least = 1.0;
+    for (int kind = 0; kind < KINDS; kind++) best[kind] = 1.0;
+    for (int round = 0; round < ROUNDS * KINDS; round++) {
+        int kind = round % KINDS;
+        int64_t start = now_ns();
+        for (size_t t = 0; t < times; t++) kinds[kind].run(p);
+        double taken = 1e-9 * (double)(now_ns() - start) / (double)times;
+        if (taken < best[kind]) best[kind] = taken;
+    }
+    printf("%6zu %10zu %7zu", p->n, p->parameters, elements * sizeof(float) >> 10);
+    for (int kind = 0; kind < KINDS; kind++) {
+        printf(" %10.2f", best[kind] * 16e9 / (double)elements);
+        if (kind > 0 && best[kind] < least) least = best[kind];
+    }
+    printf(" %9.2fx\n", best[0] / least);
+}
+
+int main(void) {
+    static const size_t starts[] = {0, 1536, 2688}; /* on a page: x, y as welnorm's, the rest */
+    static const struct {
+        size_t n, parameters;
+    } cases[] = {{768, 2}, {1024, 1}, {2048, 1}, {4096, 1}, {4096, 2}, {8192, 0}};
+    float *memory[3];
+    for (int i = 0; i < 3; i++) {
+        char *start = aligned_alloc(PAGE, MOST + 2 * PAGE);
+        if (!start) return 1;
+        memset(start, 0, MOST + 2 * PAGE);
+        memory[i] = (float *)(start + starts[i]);
+    }
+    printf("%6s %10s %7s", "width", "parameters", "x, KiB");
+    for (int kind = 0; kind < KINDS; kind++) printf(" %10s", kinds[kind].name);
+    printf(" %10s\n", "copy/best");
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        for (size_t bytes = MOST / 32; bytes <= MOST; bytes *= 32) { /* within L2, beyond it */
+            size_t rows = bytes / (cases[c].n * sizeof(float)) / 4 * 4;
+            const problem p = {cases[c].n, rows,      cases[c].parameters,
+                               memory[0],  memory[2], memory[2] + 16384 + 128,
+                               memory[1]};
+            measure(&p);
+        }
+    }
+    for (int i = 0; i < 3; i++) free((char *)memory[i] - starts[i]);
+    return sink[0] != 0;
+}
