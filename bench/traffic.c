@@ -1,8 +1,8 @@
 /* What the loads and stores of a norm take by themselves, on one thread: each row is read, and then read
  * again and written, with as many rows of parameters, and next to nothing is computed. In six orders, the
- * best of which is what no norm that does the same can beat: one, two or four rows at a time, which share the
- * loads of the parameters; read before they are copied, or while those before them are. Nanoseconds for 16
- * float32 elements, the best of many rounds in turn.
+ * best of which is what a norm that does the same can hope for: one, two or four rows at a time, which share
+ * the loads of the parameters; read before they are copied, or while those before them are. Nanoseconds for
+ * 16 float32 elements, the best of many rounds in turn.
  *
  * Usage: traffic_avx512, traffic_avx2, ... (README.md says how to build them) */
 #include SIMD_HEADER

@@ -4,7 +4,7 @@
  * Rows are summed, finished and applied. The sums of later rows are woven into the apply step: the one is
  * bound by arithmetic, the other by loads and stores. (Not so float64, whose sums take two passes.) Long rows
  * go side by side in teams, which share the loads of weight and bias: L1 does not hold all that they need.
- * Sums of squares (go_in_batches) are not woven: a batch is summed, and then applied.
+ * Short rows that have sums of squares (go_in_batches) are not woven: a batch is summed, and then applied.
  *
  * Rows are finished a batch at a time. A row's last sums, square root and divisions wait for each other, and
  * as a CPU retires its instructions in order, they would soon hold up all that follows; those of several
