@@ -1,6 +1,6 @@
 /* What the loads and stores of a norm take by themselves, on one thread: each row is read, and then read
- * again and written, with as many rows of parameters, and next to nothing is computed. In six orders, the
- * best of which is what a norm that does the same can hope for: one, two or four rows at a time, which share
+ * again and written, beside up to two rows of parameters, and next to nothing is computed. In six orders, the
+ * best of which is what a norm of such an order can hope for: one, two or four rows at a time, which share
  * the loads of the parameters; read before they are copied, or while those before them are. Nanoseconds for
  * 16 float32 elements, the best of many rounds in turn.
  *

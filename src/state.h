@@ -101,7 +101,7 @@ typedef struct {
     wn_activation activation;
     int to_compute;
     int stream; /* y past the cache where its address allows: a row of x's dtype, without an activation */
-    int far;    /* not that, but x and y are much of what the cache holds, or more */
+    int far;    /* not that, but the data are much of what the cache holds, or more */
 } wn_affine;
 
 /* Rows that have yet to be written, from row `done` on: augend + addend, of their strides. augend may be x.

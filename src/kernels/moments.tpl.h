@@ -73,8 +73,8 @@ static ALWAYS_INLINE V FN(add_at)(FN(team) * team, size_t i, FN(form) form) {
     return IS_16BIT ? V_LOAD(team->sum + i) : sum; /* rounded */
 }
 
-/* Fetches what `unit` elements from element i on will come to; where it does not go past the cache, the sum's
- * lines, too. */
+/* Fetches what `unit` elements from element i on will come to, and of data that are FAR the sum's lines, too;
+ * nothing of those that are NEAR. */
 static ALWAYS_INLINE void FN(fetch_addends)(const FN(team) * team, size_t i, size_t unit, FN(form) form) {
     for (size_t at = i; form.reach != NEAR && at < i + unit; at += LANES) {
         FN(fetch_ahead)(team->augend + at, form);

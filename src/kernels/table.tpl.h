@@ -9,7 +9,8 @@
 
 #define LANES 32
 /* Bytes that are fetched ahead of what is read: into L1, and before that into L2 what may come from memory.
- * As far ahead into L1, they would be driven out again, and hold up what is waited for. */
+ * As far ahead into L1, they would be driven out again, and hold up what is waited for. PAGE_AHEAD is for L2
+ * alone. */
 enum { AHEAD = 2048, PAGE_AHEAD = 4096, FAR_AHEAD = 16384 };
 /* Where the data of a loop are: well within the last-level cache; much of it, or more (wn_affine's `far`);
  * past it, as results go (`stream`). */
