@@ -6,9 +6,9 @@ static void try_sums(wn_dtype dtype, const row_call *call) {
     static char sums[CHUNK], alone[CHUNK], addends[CHUNK];
     size_t n = call->n, stride = (size_t)call->stride, reach = call->rows * stride;
     fill(addends, dtype, reach / size_of(dtype) + 1, NEAR_0, 7);
-    for (int past = 0; past < 2; past++) EACH_TRIAL(t, dtype) {
+    for (int form = 0; form < 3; form++) EACH_TRIAL(t, dtype) {
             wn_affine affine = affine_for(&t, call->affine, n, WN_NO_ACTIVATION, TO_STORAGE);
-            affine.stream = past;
+            affine.far = form == 1, affine.stream = form == 2;
             const char *augend = input(&t, source, reach), *addend = input(&t, addends, reach);
             char *x = t.place == IN_PLACE ? writable(augend) : output(&t, reach), *y = output(&t, reach);
             if (t.place == IN_PLACE) augend = x;
@@ -19,10 +19,10 @@ static void try_sums(wn_dtype dtype, const row_call *call) {
                 size_t at = r * stride, left = call->rows - r;
                 adds.augend = augend + at, adds.addend = addend + at;
                 done = t.kernels->norm_run(x + at, call->stride, y + at, call->stride, left, n, &affine, 0,
-                                           1e-5, 1, &adds);
+                                           1e-5, call->centred, &adds);
                 t.kernels->stream_end();
                 size_t same = t.kernels->norm_run(sums + at, call->stride, alone + at, call->stride, left, n,
-                                                  &affine, 0, 1e-5, 1, NULL);
+                                                  &affine, 0, 1e-5, call->centred, NULL);
                 EXPECT(done == same && adds.done >= done + (done < left));
                 for (size_t i = r; i < r + done; i++) see(y + i * stride, n, dtype);
                 size_t seen = result_count;

@@ -343,10 +343,11 @@ static void same_for_any_team(test_case *c, int all_teams) {
     for (team = 1; team <= 17; team += all_teams ? 1 : 1 + 3 * team / 2) {
         for (reversed = 0; reversed < 2; reversed++) {
             int statistics = (team + reversed) % 2 || c->v->exact;
-            /* past the cache, or not, or as large as a unit or several */
-            size_t unit = (c->x_bytes + c->y_bytes) / (size_t)c->s->outer + 1;
-            size_t sizes[] = {0, SIZE_MAX, unit, 5 * unit, 9 * unit};
-            cache_bytes = sizes[(team / 2 + reversed) % 5];
+            /* past the cache, or not, or much of it, or as large as a unit or several */
+            size_t all = c->x_bytes + c->y_bytes, unit = all / (size_t)c->s->outer + 1;
+            size_t sizes[] = {0, SIZE_MAX, unit, 5 * unit, 2 * all, 9 * unit, 3 * all};
+            static size_t turn;
+            cache_bytes = sizes[turn++ % (sizeof sizes / sizeof *sizes)];
             run_apart(c, statistics, &got);
             compare_outcomes(c, &got, &expected, statistics);
             if (!y_is_x) continue;

@@ -180,16 +180,18 @@ static const void *parameters_for(trial *t, int affine, int which, size_t n) {
     return affine & which ? input(t, which == HAS_WEIGHT ? weights : biases, bytes) : NULL;
 }
 
-/* Streamed, and fetched ahead, in every other trial, which changes no bit. */
+/* Streamed in every other trial, and of the others every other one far, which changes no bit. */
 static wn_affine affine_for(trial *t, int affine, size_t n, wn_activation activation, result_type type) {
-    int past_cache = (int)(((size_t)t->place + (size_t)t->table + n) % 2);
+    size_t turn = (size_t)t->place + (size_t)t->table + n;
+    int stream = turn % 2 && type == TO_STORAGE && !activation;
     const void *weight = parameters_for(t, affine, HAS_WEIGHT, n);
     return (wn_affine){.weight = weight,
                        .bias = parameters_for(t, affine, HAS_BIAS, n),
                        .advance = !(affine & IS_SCALAR),
                        .activation = activation,
                        .to_compute = type == TO_COMPUTE,
-                       .stream = past_cache && type == TO_STORAGE && !activation};
+                       .stream = stream,
+                       .far = !stream && turn / 2 % 2};
 }
 
 /* Whether a value that should be `exact` but for `error`, rounded to the dtype, may be this. */
