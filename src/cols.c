@@ -287,7 +287,7 @@ static void apply_range(const wn_job *job, cols_scratch *scratch, size_t row_cou
                         job->problem->activation,
                         job->to_compute,
                         job->stream,
-                        job->far};
+                        0};
     const void *moved_x[WN_ROWS], **x_rows = scratch->x_rows;
     void *moved_y[WN_ROWS], **y_rows = scratch->y_rows;
     if (c > 0) {
@@ -363,7 +363,7 @@ static void deliver_rows(const wn_job *job, const strip *s, size_t row, size_t c
 /* apply_rows where rows go together. */
 static void apply_together(const wn_job *job, const strip *s, size_t row, size_t end, cols_scratch *scratch) {
     const wn_problem *p = job->problem;
-    const wn_affine affine = {NULL, NULL, 1, p->activation, job->to_compute, job->stream, job->far};
+    const wn_affine affine = {NULL, NULL, 1, p->activation, job->to_compute, job->stream, 0};
     wn_offset outer = wn_locate(&p->outer, s->outer);
     for (size_t count, together; row < end; row += count * together) {
         row_stretch rows = stretch_from(job, row, end - row);

@@ -31,7 +31,7 @@ typedef struct {
     bool inner_affine;       /* weight and bias vary along the inner axes, */
     bool rows_affine;        /* and along the reduced ones */
     bool stream;             /* results do not fit the last-level cache: past it */
-    bool far;                /* not that, but the data are much of what it holds, or more (in place, too) */
+    bool far;                /* not that, but the data are much of what it holds, or more */
     bool adds;               /* x is still to be written: augend + addend */
     bool weaves;             /* the statistics of a unit are made while the one before it is applied; */
     bool backwards; /* else it is applied from its end, which was read last and may be in the cache */

@@ -306,6 +306,13 @@ static bool is_streamed(const wn_job *job, size_t bytes) {
     return p->pattern == WN_RUN || alike;
 }
 
+/* Whether lines of results had better be fetched, which may not be there any more: where it pays from, as
+ * measured. In place they are those of x. */
+static bool is_far(const wn_job *job, size_t bytes) {
+    size_t touched = job->problem->y == job->problem->x ? bytes / 2 : bytes;
+    return !job->stream && touched > wn_cache_bytes() / 8 * (job->adds ? 5 : 3);
+}
+
 /* Fewer units than keep the threads busy; or what goes past the cache, by units that stay in it from one
  * sweep to the next but not in a thread's own. */
 static bool gains_by_split(const wn_job *job, size_t bytes, size_t threads) {
@@ -320,7 +327,7 @@ wn_status wn_run(const wn_problem *p) {
     wn_job *job = &call.job;
     size_t bytes = problem_bytes(p, job);
     job->stream = is_streamed(job, bytes);
-    job->far = !job->stream && bytes > wn_cache_bytes() / 8 * (job->adds ? 5 : 3);
+    job->far = is_far(job, bytes);
     if (is_rows(job)) {
         wn_parallel(wn_threads_for(bytes, (size_t)p->outer.count), rows_body, job);
         return WN_OK;

@@ -49,7 +49,7 @@ static ALWAYS_INLINE void FN(add_vector)(v_f64 d, v_f64 *sum, v_f64 *square, v_f
 /* Fetches what the sums come to while a team is woven into them, the lines of LANES elements at x: reading
  * goes too slowly then for the hardware to fetch far enough ahead. */
 static ALWAYS_INLINE void FN(fetch_ahead)(const T *x, FN(form) form) {
-    if (form.rows == 0 && form.reach == NEAR) return; /* the hardware does */
+    if (form.rows == 0) return; /* the hardware does */
     UNROLL for (size_t byte = 0; byte < LANES * sizeof(T); byte += 64) {
         const char *line = (const char *)x + byte;
         if (form.reach == PAST) PREFETCH_L2(line + FAR_AHEAD);

@@ -160,16 +160,15 @@ static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, const F
 
 /* The apply step of rows [r, r + count) one by one, and then the sums of as many from `later` on. */
 static ALWAYS_INLINE void FN(norm_batch)(const FN(rows) * rows, size_t r, size_t count,
-                                         const FN(norm_c) * ready, size_t later, FN(sums) * sums,
-                                         FN(form) form) {
-    const FN(form) sums_alone = {0, form.centred, form.vary, form.reach, form.adds};
-    FN(team) team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n};
+                                         const FN(norm_c) * ready, size_t later, FN(sums) * sums, int adds) {
+    const FN(form) one = {1, 0, 1, NEAR, adds}, sums_alone = {0, 0, 1, NEAR, adds};
+    FN(team) team = {.weight = rows->affine->weight, .n = rows->n};
     for (size_t k = 0; k < count; k++) {
         team.x[0] = FN(row_in_memory)(rows, r + k), team.y[0] = FN(row_y)(rows, r + k);
         team.norm[0] = FN(spread)(&ready[k]);
         team.i = 0;
-        UNROLL while (team.i + V_N <= team.n) FN(apply_team)(&team, 0, form);
-        FN(finish_team)(&team, form);
+        UNROLL while (team.i + V_N <= team.n) FN(apply_team)(&team, 0, one);
+        FN(finish_team)(&team, one);
     }
     FN(sum_rows)(rows, later, count, sums, &team, sums_alone);
 }
@@ -191,10 +190,12 @@ typedef struct {
     size_t rows;
 } FN(step);
 
-#define NORM_TEAM(name, team_rows, is_centred, varies, reach, sum)                                           \
-    enum { FN(name##_rows) = team_rows };                                                                    \
+#define NORM(name, at_once)                                                                                  \
+    enum { FN(name##_rows) = at_once };                                                                      \
     static WN_NOINLINE void FN(name)(const FN(rows) * rows, size_t r, size_t count,                          \
-                                     const FN(norm_c) * ready, size_t later, FN(sums) * sums) {              \
+                                     const FN(norm_c) * ready, size_t later, FN(sums) * sums)
+#define NORM_TEAM(name, team_rows, is_centred, varies, reach, sum)                                           \
+    NORM(name, team_rows) {                                                                                  \
         (void)count;                                                                                         \
         FN(norm_team)(rows, r, ready, later, sums, (FN(form)){team_rows, is_centred, varies, reach, sum});   \
     }
@@ -202,11 +203,7 @@ typedef struct {
     NORM_TEAM(name##_centred, rows, 1, 1, reach, sum)                                                        \
     NORM_TEAM(name, rows, 0, 1, reach, sum)
 #define NORM_BATCH(name, sum)                                                                                \
-    enum { FN(name##_rows) = 0 };                                                                            \
-    static WN_NOINLINE void FN(name)(const FN(rows) * rows, size_t r, size_t count,                          \
-                                     const FN(norm_c) * ready, size_t later, FN(sums) * sums) {              \
-        FN(norm_batch)(rows, r, count, ready, later, sums, (FN(form)){1, 0, 1, NEAR, sum});                  \
-    }
+    NORM(name, 0) { FN(norm_batch)(rows, r, count, ready, later, sums, sum); }
 #define STEP(name)                                                                                           \
     (FN(step)) { FN(name), FN(name##_rows) }
 #define STEPS(name) (centred ? STEP(name##_centred) : STEP(name))
@@ -217,13 +214,13 @@ NORM_TEAMS(one, 1, NEAR, 0)
 NORM_TEAMS(two, 2, NEAR, 0)
 NORM_TEAMS(stream_one, 1, PAST, 0)
 #if IS_16BIT /* others are not worth the size of their code */
-NORM_TEAMS(one_sum, 1, NEAR, 1)
+NORM_TEAMS(near_sum, 1, NEAR, 1)
 #else
-NORM_TEAM(one_sum_centred, 1, 1, 1, NEAR, 1)
-NORM_BATCH(one_sum, 1)
+NORM_TEAM(near_sum_centred, 1, 1, 1, NEAR, 1)
+NORM_BATCH(near_sum, 1)
 NORM_BATCH(batch, 0)
-NORM_TEAM(far_one, 1, 1, 1, FAR, 0)
-NORM_TEAM(far_sum, 1, 1, 1, FAR, 1)
+NORM_TEAM(far_one_centred, 1, 1, 1, FAR, 0)
+NORM_TEAM(far_sum_centred, 1, 1, 1, FAR, 1)
 NORM_TEAMS(four, FN(MOST_ROWS), NEAR, 0)
 NORM_TEAMS(stream_sum, 1, PAST, 1)
 #endif
@@ -253,15 +250,15 @@ static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
     int is_long = rows->n * (3 * sizeof(T) + (centred ? 2 : 1) * sizeof(C)) >= LEAST_L1;
     if (!rows->vary) return stream ? STEP(stream_scalar) : STEP(one_scalar);
 #if IS_16BIT
-    if (adds) return STEPS(one_sum);
+    if (adds) return STEPS(near_sum);
     if (stream) return STEPS(stream_one);
 #else
     int far = centred && rows->affine->far;
-    if (adds) return stream ? STEPS(stream_sum) : far ? STEP(far_sum) : STEPS(one_sum);
+    if (adds) return stream ? STEPS(stream_sum) : far ? STEP(far_sum_centred) : STEPS(near_sum);
     if (stream) return STEPS(stream_one);
     if (!centred && FN(go_in_batches)(rows->n)) return STEP(batch);
     if (is_long && !FN(are_crowded)(rows)) return STEPS(four);
-    if (far && !is_long) return STEP(far_one);
+    if (far && !is_long) return STEP(far_one_centred);
 #endif
     return is_long ? STEPS(two) : STEPS(one);
 }
@@ -270,6 +267,7 @@ static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
 #undef NORM_BATCH
 #undef NORM_TEAMS
 #undef NORM_TEAM
+#undef NORM
 
 /* The parameters as teams have them: a weight and, if statistics are centred, a bias that vary, where none is
  * given (of RMS norm a weight, of others a bias beside a weight) as `filler`, of n elements, which changes
