@@ -45,23 +45,6 @@ static void cut(wn_job *job, size_t threads) {
     job->units = outer * job->strips;
 }
 
-/* Rows from `row` on, at most `most`, that lie along the last of the reduced axes: where the first one is,
- * what leads from one to the next, and how many. */
-typedef struct {
-    wn_offset at, step;
-    size_t count;
-} row_stretch;
-
-static row_stretch stretch_from(const wn_job *job, size_t row, size_t most) {
-    const wn_axes *rows = &job->problem->reduced;
-    if (rows->ndim == 0) return (row_stretch){{0, 0, 0, 0}, {0, 0, 0, 0}, 1};
-    const wn_axis *last = &rows->axis[rows->ndim - 1];
-    size_t length = (size_t)last->count;
-    return (row_stretch){wn_locate(rows, row),
-                         {last->x_stride, last->y_stride, last->affine_stride, last->mask_stride},
-                         wn_min(most, length - row % length)};
-}
-
 static const uint8_t *strip_mask(const wn_job *job, const strip *s) {
     const wn_problem *p = job->problem;
     return p->mask ? p->mask + wn_locate(&p->outer, s->outer).mask : NULL;
@@ -76,9 +59,9 @@ static size_t load_rows(const wn_job *job, const strip *s, size_t row, size_t co
     const uint8_t *mask = all ? NULL : strip_mask(job, s);
     bool direct = job->direct_x && scale == 1.0;
     size_t loaded = 0;
-    row_stretch rows;
+    wn_stretch rows;
     for (size_t done = 0; done < count; done += rows.count) {
-        rows = stretch_from(job, row + done, count - done);
+        rows = wn_stretch_from(job, row + done, count - done);
         const char *x = base + rows.at.x + (direct ? s->first * job->x_size : 0);
         if (direct && !mask) {
             for (size_t i = 0; i < rows.count; i++)
@@ -136,9 +119,9 @@ static void add_part(const wn_job *job, const strip *s, size_t part) {
     const wn_problem *p = job->problem;
     ptrdiff_t base = wn_locate(&p->outer, s->outer).x + (ptrdiff_t)(s->first * job->x_size);
     size_t end = row_end(job, part);
-    row_stretch rows;
+    wn_stretch rows;
     for (size_t row = part * job->part_blocks * WN_ROWS; row < end; row += rows.count) {
-        rows = stretch_from(job, row, end - row);
+        rows = wn_stretch_from(job, row, end - row);
         for (size_t i = 0; i < rows.count; i++)
             wn_add_elements(job, base + rows.at.x + (ptrdiff_t)i * rows.step.x, s->columns);
     }
@@ -325,9 +308,9 @@ static size_t alike_rows(const wn_job *job, size_t row, size_t most) {
 static void place_rows(const wn_job *job, const strip *s, size_t row, size_t count, cols_scratch *scratch) {
     const wn_problem *p = job->problem;
     wn_offset outer = wn_locate(&p->outer, s->outer);
-    row_stretch rows;
+    wn_stretch rows;
     for (size_t done = 0; done < count; done += rows.count) {
-        rows = stretch_from(job, row + done, count - done);
+        rows = wn_stretch_from(job, row + done, count - done);
         char *y = (char *)p->y + outer.y + rows.at.y + s->first * job->y_size;
         char *packed = (char *)scratch->y + done * s->columns * job->compute_size;
         for (size_t i = 0; i < rows.count; i++)
@@ -348,9 +331,9 @@ static void deliver_rows(const wn_job *job, const strip *s, size_t row, size_t c
     const uint8_t *mask = strip_mask(job, s);
     char *base = (char *)p->y + wn_locate(&p->outer, s->outer).y;
     size_t size = job->direct_y ? job->y_size : job->compute_size;
-    row_stretch rows;
+    wn_stretch rows;
     for (size_t done = 0; done < count && (mask || !job->direct_y); done += rows.count) {
-        rows = stretch_from(job, row + done, count - done);
+        rows = wn_stretch_from(job, row + done, count - done);
         for (size_t i = 0; i < rows.count; i++) {
             void *y = scratch->y_rows[done + i];
             if (mask && !mask[rows.at.mask + (ptrdiff_t)i * rows.step.mask]) memset(y, 0, s->columns * size);
@@ -366,7 +349,7 @@ static void apply_together(const wn_job *job, const strip *s, size_t row, size_t
     const wn_affine affine = {NULL, NULL, 1, p->activation, job->to_compute, job->stream, 0};
     wn_offset outer = wn_locate(&p->outer, s->outer);
     for (size_t count, together; row < end; row += count * together) {
-        row_stretch rows = stretch_from(job, row, end - row);
+        wn_stretch rows = wn_stretch_from(job, row, end - row);
         together = wn_min(rows.count, scratch->together);
         count = wn_min(WN_ROWS, rows.count / together);
         const char *x = (const char *)p->x + outer.x + rows.at.x;

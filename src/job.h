@@ -149,6 +149,23 @@ static inline wn_offset wn_locate(const wn_axes *axes, size_t index) {
     return at;
 }
 
+/* Rows from `row` on, at most `most`, that lie along the last of the reduced axes: where the first one is,
+ * what leads from one to the next, and how many. */
+typedef struct {
+    wn_offset at, step;
+    size_t count;
+} wn_stretch;
+
+static inline wn_stretch wn_stretch_from(const wn_job *job, size_t row, size_t most) {
+    const wn_axes *rows = &job->problem->reduced;
+    if (rows->ndim == 0) return (wn_stretch){{0, 0, 0, 0}, {0, 0, 0, 0}, 1};
+    const wn_axis *last = &rows->axis[rows->ndim - 1];
+    size_t length = (size_t)last->count;
+    return (wn_stretch){wn_locate(rows, row),
+                        {last->x_stride, last->y_stride, last->affine_stride, last->mask_stride},
+                        wn_min(most, length - row % length)};
+}
+
 /* n affine parameters of the compute type, or `missing` where the problem has none: for a bias -0, which is
  * what adds nothing to either zero. */
 static inline void wn_load_parameters(const wn_job *job, const void *source, ptrdiff_t from, size_t n,

@@ -263,8 +263,8 @@ static ALWAYS_INLINE void FN(apply_abreast)(const void *const *x_rows, void *con
     }
 #define APPLY(part, stream)                                                                                  \
     FN(apply_columns)(&rows, count, c, part, &own, affine, parameters, is_plain, stream)
-    if (is_plain && affine->stream &&
-        (uintptr_t)rows.y[0] % sizeof(T) == 0) { /* from an aligned address on */
+    if (count == 1 && is_plain && affine->stream &&
+        (uintptr_t)rows.y[0] % sizeof(T) == 0) { /* alone, and from an aligned address on */
         size_t head = (size_t)(-(uintptr_t)rows.y[0] % (V_N * sizeof(T))) / sizeof(T);
         if (head > columns) head = columns;
         if (head) APPLY(head, 0);
