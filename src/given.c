@@ -83,12 +83,12 @@ static void apply_in_cols(const given_call *call, const wn_cols_norm *norms, int
         together = wn_min(end - row, call->together);
         count = wn_min(WN_ROWS, (end - row) / together);
         for (size_t done = 0, next; done < count; done = next) {
-            wn_stretch rows = wn_stretch_from(job, row + done * together, (count - done) * together);
-            next = done + rows.count / together;
+            wn_stretch from = wn_stretch_from(job, row + done * together, (count - done) * together);
+            next = done + from.count / together;
             for (size_t r = done; r < next; r++) {
                 ptrdiff_t step = (ptrdiff_t)((r - done) * together);
-                x_rows[r] = (const char *)p->x + rows.at.x + step * rows.step.x;
-                y_rows[r] = (char *)p->y + rows.at.y + step * rows.step.y;
+                x_rows[r] = (const char *)p->x + from.at.x + step * from.step.x;
+                y_rows[r] = (char *)p->y + from.at.y + step * from.step.y;
             }
         }
         job->kernels->apply_cols(x_rows, y_rows, count, columns * together, norms, &affine);
