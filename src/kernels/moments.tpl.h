@@ -83,8 +83,18 @@ static ALWAYS_INLINE void FN(fetch_addends)(const FN(team) * team, size_t i, siz
     }
 }
 
+/* The c-th V_F64 elements of vectors. */
+static ALWAYS_INLINE v_f64 FN(part_of)(const V *v, size_t c) {
+#if IS_FLOAT64
+    return v[c];
+#else
+    return c * V_F64 % V_N ? v_high_f32(v[c * V_F64 / V_N]) : v_low_f32(v[c * V_F64 / V_N]);
+#endif
+}
+
 /* Adds one run, CHAINS vectors at a time: enough to hide the latency of an FMA, few enough for the registers.
- * A team, if there is one, goes through the apply step meanwhile. */
+ * A team, if there is one, goes through the apply step meanwhile. A row that is written here is summed as it
+ * is at hand, which is sooner than from memory; but beyond the cache, and in 16 bits, that took longer. */
 static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double shift, FN(lanes) * lanes,
                                       FN(team) * team, FN(form) form) {
     v_f64 shifts = v_set_f64(shift);
@@ -98,12 +108,15 @@ static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double 
         }
         for (; i + unit <= n; i += LANES) {
             if (team && first == 0 && !form.adds) FN(fetch_ahead)(x + i, form);
-            if (team && form.adds && i < n / LANES * LANES) {
+            V added[FN(CHAINS) * V_F64 / V_N];
+            int adds = team && form.adds && i < n / LANES * LANES,
+                is_at_hand = adds && form.reach == NEAR && !IS_16BIT;
+            if (adds) {
                 FN(fetch_addends)(team, i, unit, form);
-                UNROLL for (size_t at = i; at < i + unit; at += V_N) FN(add_at)(team, at, form);
+                UNROLL for (size_t v = 0; v < unit / V_N; v++) added[v] = FN(add_at)(team, i + v * V_N, form);
             }
             UNROLL for (size_t c = 0; c < FN(CHAINS); c++) {
-                v_f64 d = V_WIDE(x + i + c * V_F64);
+                v_f64 d = is_at_hand ? FN(part_of)(added, c) : V_WIDE(x + i + c * V_F64);
                 if (shifted) d -= shifts;
                 FN(add_vector)(d, &s[c], &q[c], &lost[c]);
             }

@@ -4,8 +4,7 @@
  * Rows are summed, finished and applied. The sums of later rows are woven into the apply step: the one is
  * bound by arithmetic, the other by loads and stores. (Not so float64, whose sums take two passes.) Long rows
  * go side by side in teams, which share the loads of weight and bias: L1 does not hold all that they need.
- * Rows of float32 that have sums of squares are not woven where they are short (go_in_batches) or yet to be
- * written: a batch is summed, and then applied.
+ * Some rows of float32 are not woven (go_in_batches): a batch is summed, and then applied.
  *
  * Rows are finished a batch at a time. A row's last sums, square root and divisions wait for each other, and
  * as a CPU retires its instructions in order, they would soon hold up all that follows; those of several
@@ -160,9 +159,10 @@ static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, const F
 
 /* The apply step of rows [r, r + count) one by one, and then the sums of as many from `later` on. */
 static ALWAYS_INLINE void FN(norm_batch)(const FN(rows) * rows, size_t r, size_t count,
-                                         const FN(norm_c) * ready, size_t later, FN(sums) * sums, int adds) {
-    const FN(form) one = {1, 0, 1, NEAR, adds}, sums_alone = {0, 0, 1, NEAR, adds};
-    FN(team) team = {.weight = rows->affine->weight, .n = rows->n};
+                                         const FN(norm_c) * ready, size_t later, FN(sums) * sums, int centred,
+                                         int adds) {
+    const FN(form) one = {1, centred, 1, NEAR, adds}, sums_alone = {0, centred, 1, NEAR, adds};
+    FN(team) team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n};
     for (size_t k = 0; k < count; k++) {
         team.x[0] = FN(row_in_memory)(rows, r + k), team.y[0] = FN(row_y)(rows, r + k);
         team.norm[0] = FN(spread)(&ready[k]);
@@ -202,8 +202,8 @@ typedef struct {
 #define NORM_TEAMS(name, rows, reach, sum)                                                                   \
     NORM_TEAM(name##_centred, rows, 1, 1, reach, sum)                                                        \
     NORM_TEAM(name, rows, 0, 1, reach, sum)
-#define NORM_BATCH(name, sum)                                                                                \
-    NORM(name, 0) { FN(norm_batch)(rows, r, count, ready, later, sums, sum); }
+#define NORM_BATCH(name, is_centred, sum)                                                                    \
+    NORM(name, 0) { FN(norm_batch)(rows, r, count, ready, later, sums, is_centred, sum); }
 #define STEP(name)                                                                                           \
     (FN(step)) { FN(name), FN(name##_rows) }
 #define STEPS(name) (centred ? STEP(name##_centred) : STEP(name))
@@ -213,12 +213,11 @@ NORM_TEAM(stream_scalar, 1, 1, 0, PAST, 0)
 NORM_TEAMS(one, 1, NEAR, 0)
 NORM_TEAMS(two, 2, NEAR, 0)
 NORM_TEAMS(stream_one, 1, PAST, 0)
-#if IS_16BIT /* others are not worth the size of their code */
 NORM_TEAMS(near_sum, 1, NEAR, 1)
-#else
-NORM_TEAM(near_sum_centred, 1, 1, 1, NEAR, 1)
-NORM_BATCH(near_sum, 1)
-NORM_BATCH(batch, 0)
+#if !IS_16BIT /* not worth the size of their code */
+NORM_BATCH(batch, 0, 0)
+NORM_BATCH(batch_sum, 0, 1)
+NORM_BATCH(batch_sum_centred, 1, 1)
 NORM_TEAM(far_one_centred, 1, 1, 1, FAR, 0)
 NORM_TEAM(far_sum_centred, 1, 1, 1, FAR, 1)
 NORM_TEAMS(four, FN(MOST_ROWS), NEAR, 0)
@@ -234,12 +233,14 @@ static int FN(are_crowded)(const FN(rows) * rows) {
     return x != y && rows->x_stride % PAGE == 0 && rows->y_stride % PAGE == 0 && (y - x) % PAGE < FEW_LINES;
 }
 
-/* Sums of squares take so little that it pays more to find rows still in L1 than to weave. Longer rows are
- * driven out by weight and result, and had better share the weight; for those of 513 to 1023 elements weaving
- * was faster, when measured. */
-static int FN(go_in_batches)(size_t n) {
+/* Sums of squares take so little that it pays more to find rows still in L1 than to weave; of longer rows,
+ * which are driven out by weight and result, to share the weight. With an addition there are loads and stores
+ * enough for long rows to gain, too, centred or not. Sums of squares of 513 to 1023 elements were faster
+ * woven, when measured. */
+static int FN(go_in_batches)(const FN(rows) * rows) {
     enum { SHORT = 512, LONG = 1024, LONGEST = 2048 };
-    return n <= SHORT || (n >= LONG && n <= LONGEST);
+    int is_long = rows->n >= LONG && (rows->adds || rows->n <= LONGEST);
+    return rows->centred ? rows->adds && is_long : rows->n <= SHORT || is_long;
 }
 #endif
 
@@ -254,9 +255,10 @@ static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
     if (stream) return STEPS(stream_one);
 #else
     int far = centred && rows->affine->far;
-    if (adds) return stream ? STEPS(stream_sum) : far ? STEP(far_sum_centred) : STEPS(near_sum);
-    if (stream) return STEPS(stream_one);
-    if (!centred && FN(go_in_batches)(rows->n)) return STEP(batch);
+    if (stream) return adds ? STEPS(stream_sum) : STEPS(stream_one);
+    if (adds && far) return STEP(far_sum_centred);
+    if (FN(go_in_batches)(rows)) return adds ? STEPS(batch_sum) : STEP(batch);
+    if (adds) return STEPS(near_sum);
     if (is_long && !FN(are_crowded)(rows)) return STEPS(four);
     if (far && !is_long) return STEP(far_one_centred);
 #endif
@@ -333,7 +335,10 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
         filled.weight = FN(line_up)(filled.weight, n, y, own);
         filled.bias = FN(line_up)(filled.bias, n, y, own_bias);
     }
-    size_t team = step.rows ? step.rows : 1, batch = WEAVES ? FN(BATCH) / n / team * team : 1;
+    /* rows that are yet to be written and woven take twice the room in L1, and of two that fill it one is
+     * faster */
+    size_t most = adds && step.rows && !stream && !IS_16BIT ? FN(BATCH) / 2 - 1 : FN(BATCH);
+    size_t team = step.rows ? step.rows : 1, batch = WEAVES ? most / n / team * team : 1;
     batch = batch < team ? team : batch > FN(BATCH_ROWS) ? FN(BATCH_ROWS) : batch;
     T kept[FN(KEPT)];
     if (step.norm && adds && stream && !IS_16BIT) rows.kept = kept, rows.kept_count = batch + 1;
