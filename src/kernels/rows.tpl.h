@@ -244,11 +244,18 @@ static int FN(go_in_batches)(const FN(rows) * rows) {
 }
 #endif
 
+/* In L1 what takes longest is to load weight and bias as often as x: two rows share them, if there are
+ * registers enough for both. Shorter rows, of which five and more are finished by vectors, gain nothing;
+ * longer ones are too much for L1. */
+static int FN(go_in_twos)(size_t n) {
+    return !IS_16BIT && V_F64 >= 8 && n > FN(BATCH) / 5 && n < FN(BATCH) / 2;
+}
+
 /* Long rows go side by side, but not past the cache: as many streams to memory take longer. */
 static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
     int centred = rows->centred, adds = rows->adds != NULL;
-    /* a row, the next one, the result and the parameters are too much for L1 */
-    int is_long = rows->n * (3 * sizeof(T) + (centred ? 2 : 1) * sizeof(C)) >= LEAST_L1;
+    /* a row, the next one, the result and the parameters leave L1 no room for what is fetched */
+    int is_long = rows->n * (3 * sizeof(T) + (centred ? 2 : 1) * sizeof(C)) >= LEAST_L1 - AHEAD;
     if (!rows->vary) return stream ? STEP(stream_scalar) : STEP(one_scalar);
 #if IS_16BIT
     if (adds) return STEPS(near_sum);
@@ -262,7 +269,7 @@ static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
     if (is_long && !FN(are_crowded)(rows)) return STEPS(four);
     if (far && !is_long) return STEP(far_one_centred);
 #endif
-    return is_long ? STEPS(two) : STEPS(one);
+    return is_long || FN(go_in_twos)(rows->n) ? STEPS(two) : STEPS(one);
 }
 #undef STEPS
 #undef STEP
@@ -331,7 +338,7 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     rows.vary = vary;
     FN(step) step = {NULL, 1};
     if (in_teams) step = FN(step_for)(&rows, stream);
-    if (in_teams && vary && step.rows <= 1 && row_count >= FN(MANY_ROWS) && n <= FN(HALF_BLOCK)) {
+    if (in_teams && vary && row_count >= FN(MANY_ROWS) && n <= FN(HALF_BLOCK)) {
         filled.weight = FN(line_up)(filled.weight, n, y, own);
         filled.bias = FN(line_up)(filled.bias, n, y, own_bias);
     }
