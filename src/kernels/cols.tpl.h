@@ -8,7 +8,8 @@
 enum {
     FN(WIDE) = V_F64 >= 8 ? 8 : 4,
     FN(SHORT_ROW) = FN(WIDE) * V_F64,
-    FN(BAND_ROWS) = 8,
+    FN(LEAST_BAND) = 4,
+    FN(MOST_BAND) = 32,
     FN(BAND_BYTES) = 12288, /* more, with as many that are fetched, would fill L1 */
     FN(MOST_AHEAD) = 32768
 };
@@ -20,9 +21,10 @@ typedef struct {
 
 static inline FN(band) FN(band_of)(const void *const *rows, size_t row_count, size_t columns) {
     FN(band) band = {row_count, AHEAD};
-    if (columns <= FN(SHORT_ROW) || row_count < FN(BAND_ROWS)) return band;
+    if (columns <= FN(SHORT_ROW) || row_count < 2 * FN(LEAST_BAND)) return band;
     ptrdiff_t stride = (const char *)rows[1] - (const char *)rows[0], length = stride < 0 ? -stride : stride;
-    band.rows = length * FN(BAND_ROWS) > FN(BAND_BYTES) ? FN(BAND_ROWS) / 2 : FN(BAND_ROWS);
+    band.rows = FN(LEAST_BAND);
+    while (band.rows < FN(MOST_BAND) && 2 * (ptrdiff_t)band.rows * length <= FN(BAND_BYTES)) band.rows *= 2;
     length *= (ptrdiff_t)band.rows;
     if (length > AHEAD && length <= FN(MOST_AHEAD)) band.ahead = (ptrdiff_t)band.rows * stride;
     return band;
@@ -70,7 +72,10 @@ static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, FN(band) band, s
             else
                 d = V_WIDE(x);
             if (shifted) d -= shift[v];
-            FN(add_vector)(d, &s[v], &q[v], &lost[v]);
+            v_f64 sum = FN(sum_with)(d, s[v]);
+            if (!IS_16BIT) v_order_f64(&d, &sum); /* squares first keep pipes waiting */
+            s[v] = sum;
+            FN(add_square)(d, &q[v], &lost[v]);
         }
     }
     UNROLL for (size_t v = 0; v < vectors; v++) {

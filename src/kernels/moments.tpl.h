@@ -34,8 +34,11 @@ typedef struct {
 } FN(lanes);
 
 /* What converts 16-bit elements is busy enough: their sums go where products do. */
-static ALWAYS_INLINE void FN(add_vector)(v_f64 d, v_f64 *sum, v_f64 *square, v_f64 *lost) {
-    *sum = IS_16BIT ? v_fma_f64(d, v_set_f64(1.0), *sum) : *sum + d;
+static ALWAYS_INLINE v_f64 FN(sum_with)(v_f64 d, v_f64 sum) {
+    return IS_16BIT ? v_fma_f64(d, v_set_f64(1.0), sum) : sum + d;
+}
+
+static ALWAYS_INLINE void FN(add_square)(v_f64 d, v_f64 *square, v_f64 *lost) {
     if (IS_FLOAT64) {
         v_f64 term = v_fma_f64(d, d, *lost);
         v_f64 total = *square + term;
@@ -44,6 +47,11 @@ static ALWAYS_INLINE void FN(add_vector)(v_f64 d, v_f64 *sum, v_f64 *square, v_f
     } else {
         *square = v_fma_f64(d, d, *square);
     }
+}
+
+static ALWAYS_INLINE void FN(add_vector)(v_f64 d, v_f64 *sum, v_f64 *square, v_f64 *lost) {
+    *sum = FN(sum_with)(d, *sum);
+    FN(add_square)(d, square, lost);
 }
 
 /* Fetches what the sums come to while a team is woven into them, the lines of LANES elements at x: reading

@@ -50,6 +50,9 @@ static inline v_f64 v_sqrt_f64(v_f64 v) { return _mm256_sqrt_pd(v); }
 #define v_wide_f32 v_wide_f32
 static inline v_f64 v_wide_f32(const void *p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
 
+#define v_order_f64 v_order_f64
+static inline void v_order_f64(v_f64 *a, v_f64 *b) { __asm__("" : "+x"(*a), "+x"(*b)); }
+
 #define v_low_f32 v_low_f32
 static inline v_f64 v_low_f32(v_f32 v) { return _mm256_cvtps_pd(_mm256_castps256_ps128(v)); }
 static inline v_f64 v_high_f32(v_f32 v) { return _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)); }

@@ -42,6 +42,9 @@ static inline v_f64 v_fma_f64(v_f64 a, v_f64 b, v_f64 c) { return _mm512_fmadd_p
 #define v_sqrt_f64 v_sqrt_f64
 static inline v_f64 v_sqrt_f64(v_f64 v) { return _mm512_sqrt_pd(v); }
 
+#define v_order_f64 v_order_f64
+static inline void v_order_f64(v_f64 *a, v_f64 *b) { __asm__("" : "+v"(*a), "+v"(*b)); }
+
 /* GCC 12 makes two conversions and an insert of __builtin_convertvector */
 #define v_wide_f32 v_wide_f32
 static inline v_f64 v_wide_f32(const void *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }

@@ -15,6 +15,9 @@ static inline v_f32 v_fma_f32(v_f32 a, v_f32 b, v_f32 c) { return vfmaq_f32(c, a
 #define v_fma_f64 v_fma_f64
 static inline v_f64 v_fma_f64(v_f64 a, v_f64 b, v_f64 c) { return vfmaq_f64(c, a, b); }
 
+#define v_order_f64 v_order_f64
+static inline void v_order_f64(v_f64 *a, v_f64 *b) { __asm__("" : "+w"(*a), "+w"(*b)); }
+
 #define v_load_f16 v_load_f16
 static inline v_f32 v_load_f16(const void *p) {
     float16x4_t half;

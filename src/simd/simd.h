@@ -13,6 +13,7 @@
  * rounded once where the instruction set has it v_wide_T(p)                   V_F64 elements of T as a v_f64
  *   v_wide_part_T(p, n, fill)     the first n of them, all at most; the rest are fill
  *   v_low_f32(v), v_high_f32(v)   the first and the last V_F64 elements of a v_f32 as a v_f64
+ *   v_order_f64(a, b)             nothing, but what uses *a or *b from here on comes after what made both
  *   v_narrow_T(p, v)              the elements of a v_f64 to memory, as T
  *   v_sqrt_f64(v)                 square roots
  *   v_any_i64(mask)               whether any bit is set
@@ -148,6 +149,10 @@ static inline v_f64 v_high_f32(v_f32 v) { return v; }
 #elif !defined(v_low_f32)
 static inline v_f64 v_low_f32(v_f32 v) { return v_wide_f32(&v); }
 static inline v_f64 v_high_f32(v_f32 v) { return v_wide_f32((const float *)&v + V_F64); }
+#endif
+
+#ifndef v_order_f64
+static inline void v_order_f64(v_f64 *a, v_f64 *b) { (void)a, (void)b; }
 #endif
 
 static inline void v_narrow_f32(void *p, v_f64 v) {
