@@ -63,6 +63,7 @@ typedef struct {
     FN(norm_v) norm[FN(MOST_ROWS)];
     const C *weight, *bias;
     size_t i, n;
+    ptrdiff_t ahead;          /* bytes from what is summed meanwhile to what is fetched into L1 */
     const T *augend, *addend; /* of the row that is summed meanwhile, if it is yet to be written, */
     T *sum, *kept;            /* here, and kept where it is soon read if it is written past the cache, */
     int past;                 /* as far as lines allow */

@@ -208,7 +208,7 @@ typedef enum { FN(FOLDED), FN(BY_COLUMN), FN(BY_ROW) } FN(parameters);
 /* Rows that go through the apply step abreast and share the loads of parameters. Rows as long as a page would
  * lie alike to it, both and their results; and rows that are streamed go one after the other, in the order of
  * memory: two at a time take half as long again. */
-enum { FN(ABREAST) = 2, FN(PAGE) = 4096 };
+enum { FN(ABREAST) = 2 };
 
 typedef struct {
     const T *x[FN(ABREAST)], *next[FN(ABREAST)]; /* and the rows to fetch meanwhile */
@@ -285,7 +285,7 @@ static ALWAYS_INLINE void FN(apply_cols_with)(const void *const *x_rows, void *c
                                               size_t row_count, size_t columns, const wn_cols_norm *norm,
                                               const wn_affine *affine, FN(parameters) parameters) {
     size_t row = 0;
-    if (!affine->stream && columns * sizeof(T) < FN(PAGE))
+    if (!affine->stream && columns * sizeof(T) < PAGE)
         for (; row + FN(ABREAST) <= row_count; row += FN(ABREAST))
             FN(apply_abreast)(x_rows, y_rows, FN(ABREAST), row, row_count, columns, norm, affine, parameters,
                               1);

@@ -56,7 +56,7 @@ static ALWAYS_INLINE void FN(add_vector)(v_f64 d, v_f64 *sum, v_f64 *square, v_f
 
 /* Fetches what the sums come to while a team is woven into them, the lines of LANES elements at x: reading
  * goes too slowly then for the hardware to fetch far enough ahead. */
-static ALWAYS_INLINE void FN(fetch_ahead)(const T *x, FN(form) form) {
+static ALWAYS_INLINE void FN(fetch_ahead)(const FN(team) * team, const T *x, FN(form) form) {
     if (form.rows == 0) return; /* the hardware does */
     UNROLL for (size_t byte = 0; byte < LANES * sizeof(T); byte += 64) {
         const char *line = (const char *)x + byte;
@@ -64,7 +64,7 @@ static ALWAYS_INLINE void FN(fetch_ahead)(const T *x, FN(form) form) {
         if (form.reach == FAR)
             PREFETCH_L2(line + PAGE_AHEAD);
         else
-            PREFETCH(line + AHEAD);
+            PREFETCH(line + team->ahead);
     }
 }
 
@@ -85,9 +85,9 @@ static ALWAYS_INLINE V FN(add_at)(FN(team) * team, size_t i, FN(form) form) {
  * nothing of those that are NEAR. */
 static ALWAYS_INLINE void FN(fetch_addends)(const FN(team) * team, size_t i, size_t unit, FN(form) form) {
     for (size_t at = i; form.reach != NEAR && at < i + unit; at += LANES) {
-        FN(fetch_ahead)(team->augend + at, form);
-        FN(fetch_ahead)(team->addend + at, form);
-        if (form.reach == FAR) FN(fetch_ahead)(team->sum + at, form);
+        FN(fetch_ahead)(team, team->augend + at, form);
+        FN(fetch_ahead)(team, team->addend + at, form);
+        if (form.reach == FAR) FN(fetch_ahead)(team, team->sum + at, form);
     }
 }
 
@@ -115,7 +115,7 @@ static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double 
             lost[c] = lanes->lost[first + c];
         }
         for (; i + unit <= n; i += LANES) {
-            if (team && first == 0 && !form.adds) FN(fetch_ahead)(x + i, form);
+            if (team && first == 0 && !form.adds) FN(fetch_ahead)(team, x + i, form);
             V added[FN(CHAINS) * V_F64 / V_N];
             int adds = team && form.adds && i < n / LANES * LANES,
                 is_at_hand = adds && form.reach == NEAR && !IS_16BIT;
@@ -174,7 +174,7 @@ static ALWAYS_INLINE void FN(add_squares)(const T *x, size_t n, FN(lanes) * lane
         UNROLL_SQUARES for (size_t v = 0; v < FN(SQUARE_VECTORS); v++) q[v] = V_SET(0);
         for (; i < end; i += unit) {
             for (size_t at = i; team && !form.adds && at < i + unit; at += LANES)
-                FN(fetch_ahead)(x + at, form);
+                FN(fetch_ahead)(team, x + at, form);
             if (team && form.adds) FN(fetch_addends)(team, i, unit, form);
             UNROLL_SQUARES for (size_t v = 0; v < FN(SQUARE_VECTORS); v++) {
                 size_t at = i + v * V_N;

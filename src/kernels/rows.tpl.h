@@ -146,7 +146,8 @@ static WN_NOINLINE size_t FN(finish_rows)(const FN(rows) * rows, size_t r, size_
 /* The apply step of a team from row r on, and meanwhile the sums of as many rows from `later` on. */
 static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, const FN(norm_c) * ready,
                                         size_t later, FN(sums) * sums, FN(form) form) {
-    FN(team) team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n};
+    FN(team)
+    team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n, .ahead = AHEAD};
     UNROLL for (size_t k = 0; k < form.rows; k++) {
         team.x[k] = form.adds && form.reach == PAST ? FN(row_x)(rows, r + k) : FN(row_in_memory)(rows, r + k);
         team.y[k] = FN(row_y)(rows, r + k);
@@ -162,7 +163,8 @@ static ALWAYS_INLINE void FN(norm_batch)(const FN(rows) * rows, size_t r, size_t
                                          const FN(norm_c) * ready, size_t later, FN(sums) * sums, int centred,
                                          int adds) {
     const FN(form) one = {1, centred, 1, NEAR, adds}, sums_alone = {0, centred, 1, NEAR, adds};
-    FN(team) team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n};
+    FN(team)
+    team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n, .ahead = AHEAD};
     for (size_t k = 0; k < count; k++) {
         team.x[0] = FN(row_in_memory)(rows, r + k), team.y[0] = FN(row_y)(rows, r + k);
         team.norm[0] = FN(spread)(&ready[k]);
@@ -228,7 +230,7 @@ NORM_TEAMS(stream_sum, 1, PAST, 1)
 /* Whether rows and their results lie alike to pages, or results a few lines behind: of four rows they would
  * have to share what L1 has for such places. */
 static int FN(are_crowded)(const FN(rows) * rows) {
-    enum { PAGE = 4096, FEW_LINES = 480 };
+    enum { FEW_LINES = 480 };
     uintptr_t x = (uintptr_t)rows->x, y = (uintptr_t)rows->y;
     return x != y && rows->x_stride % PAGE == 0 && rows->y_stride % PAGE == 0 && (y - x) % PAGE < FEW_LINES;
 }

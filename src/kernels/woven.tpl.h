@@ -14,6 +14,9 @@ static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *ru
                                              const wn_affine *affine, FN(form) form) {
     FN(norm_c) ready = FN(narrow)(norm);
     FN(lanes) lanes;
+    /* of short runs that lie apart the next one is fetched: the hardware does not follow, and what lies ahead
+     * is others' */
+    ptrdiff_t ahead = runs->n * sizeof(T) < PAGE && runs->x_stride > AHEAD ? runs->x_stride : AHEAD;
     if (!form.vary) FN(fold)(norm, affine, 0, &ready);
     FN(clear)(&lanes);
     for (size_t r = 0; r < runs->count; r++) {
@@ -25,7 +28,8 @@ static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *ru
                 .norm = {FN(spread)(&ready)},
                 .weight = affine->weight,
                 .bias = affine->bias,
-                .n = runs->n};
+                .n = runs->n,
+                .ahead = ahead};
         if (form.vary) {
             team.weight += at;
             if (form.centred) team.bias += at;
