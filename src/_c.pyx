@@ -234,6 +234,12 @@ cdef inline bint is_running(object buffer, int typenum, cnp.npy_intp channels, b
     )
 
 
+cdef inline bint is_blocked(object axis):
+    """Whether it says (1, -1), in so many words."""
+    return (type(axis) is tuple and len(axis) == 2 and type(axis[0]) is int and type(axis[1]) is int
+            and axis == (1, -1))
+
+
 def norm_channels(object x, object running_mean, object running_var, object weight, object bias,
                   object training, object momentum, object axis, object eps, object mask,
                   object activation, object out, object dtype, Py_ssize_t groups):
@@ -243,20 +249,24 @@ def norm_channels(object x, object running_mean, object running_var, object weig
     cdef int ndim, activation_index, parameter_typenum
     cdef cnp.npy_intp *shape
     cdef size_t size, bytes
+    cdef bint blocked = groups == 0 and is_blocked(axis)
     weight, bias = widened(weight), widened(bias)
-    if mask is not None or not is_usual(x, axis, eps, dtype, &call.dtype, &parameter_typenum):
+    if mask is not None:
+        return None
+    if not is_usual(x, -1 if blocked else axis, eps, dtype, &call.dtype, &parameter_typenum):
         return None
     if type(training) is not bool or type(momentum) is not float or not 0.0 <= <double>momentum <= 1.0:
         return None
     ndim = cnp.PyArray_NDIM(x)
-    if ndim < 2 or axis != 1 and axis != -1:
+    if ndim < 2 + blocked or not blocked and axis != 1 and axis != -1:
         return None
     shape = cnp.PyArray_DIMS(x)
     size = cnp.PyArray_SIZE(x)
     call.batch = shape[0]
-    call.channels = shape[1] if axis == 1 else shape[ndim - 1]
+    call.block = shape[ndim - 1] if blocked else 0
+    call.channels = shape[1] * call.block if blocked else shape[1] if axis == 1 else shape[ndim - 1]
     call.positions = size // call.batch // call.channels
-    call.last = axis == -1 or call.positions == 1
+    call.last = not blocked and (axis == -1 or call.positions == 1)
     call.training = training
     if groups != 0:
         call.groups = call.channels if groups < 0 else groups

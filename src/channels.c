@@ -8,13 +8,24 @@ static wn_axis axis_of(size_t count, size_t bytes, size_t affine_stride) {
     return (wn_axis){(int64_t)count, (int64_t)bytes, (int64_t)bytes, (int64_t)affine_stride, 0};
 }
 
-/* axis: room for outer (2), reduced and inner ones. */
+/* axis: room for outer (2), reduced (2) and inner ones. */
 static void lay_out(const wn_channels *c, size_t size, wn_axis *axis, wn_problem *p) {
     size_t n = c->batch, channels = c->channels, s = c->positions, sample = channels * s * size;
     size_t length = c->groups ? channels / c->groups : 1; /* channels of a group */
     p->pattern = WN_RUN;
     p->group = 1;
     axis[0] = axis_of(1, 0, 0);
+    if (c->block) {
+        p->pattern = WN_COLS;
+        axis[4] = axis_of(c->block, size, c->block > 1); /* of one, weight and bias do not vary */
+        axis[3] = axis_of(s, c->block * size, 0);
+        axis[2] = axis_of(n, sample, 0);
+        axis[1] = axis_of(channels / c->block, s * c->block * size, c->block);
+        p->outer = wn_axes_of(axis, 2);
+        p->reduced = wn_axes_of(axis + 2, 2);
+        p->inner = wn_axes_of(axis + 4, 1);
+        return;
+    }
     if (!c->last) {
         axis[3] = axis_of(s, size, 0);
         axis[1] = axis_of(c->groups ? c->groups : channels, length * s * size, length);
@@ -23,7 +34,7 @@ static void lay_out(const wn_channels *c, size_t size, wn_axis *axis, wn_problem
     } else if (length <= WN_TILE) {
         p->pattern = WN_COLS;
         p->group = (int64_t)length;
-        axis[3] = axis_of(channels, size, channels > 1); /* of one, weight and bias do not vary */
+        axis[3] = axis_of(channels, size, channels > 1);
         axis[2] = axis_of(c->groups ? s : n * s, channels * size, 0);
         axis[1] = c->groups ? axis_of(n, sample, 0) : axis_of(1, 0, 0);
     } else {
@@ -46,7 +57,7 @@ static void update(void *running, wn_dtype dtype, size_t i, double momentum, dou
 }
 
 wn_status wn_norm_channels(const wn_channels *c) {
-    wn_axis axis[4];
+    wn_axis axis[5];
     wn_problem p = {.x_dtype = c->dtype,
                     .y_dtype = c->dtype,
                     .centred = 1,

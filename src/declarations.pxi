@@ -79,6 +79,7 @@ cdef extern from "welnorm.h" nogil:
         void *y
         size_t batch, channels, positions
         int last
+        size_t block
         size_t groups
         const void *weight
         const void *bias

@@ -72,14 +72,16 @@ wn_status wn_norm_rows(wn_dtype dtype, const void *augend, const void *addend, c
                        size_t row_count, size_t n, const void *weight, const void *bias, double eps,
                        int centred, wn_activation activation);
 
-/* The ordinary call of batch, group and instance norm: x and y contiguous, of (batch, channels, positions)
- * or, with the channels last, of (batch, positions, channels). */
+/* The ordinary call of batch, group and instance norm: x and y contiguous, of (batch, channels, positions),
+ * with the channels last of (batch, positions, channels), or in blocks of `block` channels, which is for
+ * batch norm alone, of (batch, channels / block, positions, block). */
 typedef struct {
     wn_dtype dtype;
     const void *x;
     void *y;
     size_t batch, channels, positions;
     int last;
+    size_t block; /* 0: none */
     size_t
         groups; /* of channels, each with statistics of its own in each sample; 0: channels', of the batch */
     const void *weight, *bias; /* of the compute type, an element per channel; may be NULL */
