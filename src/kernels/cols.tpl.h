@@ -230,7 +230,7 @@ static ALWAYS_INLINE void FN(apply_columns)(const FN(abreast) * rows, size_t cou
         const T *x = rows->x[r] + c;
         T *y = (T *)rows->y[r] + c;
         if (is_plain && !stream && !part) PREFETCH((const char *)(rows->next[r] + c));
-        V v = FN(normalize)(part ? V_LOAD_PART(x, part) : V_LOAD(x), &nv);
+        V v = FN(normalize)(part ? V_LOAD_PART(x, part) : V_LOAD_HALVES(x), &nv);
         if (parameters == FN(BY_COLUMN)) v = V_FMA(v, w, b);
         if (parameters == FN(BY_ROW)) v = V_FMA(v, rows->w[r], rows->b[r]);
         if (!is_plain && affine->activation) v = ACTIVATE(v, affine->activation);

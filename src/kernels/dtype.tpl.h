@@ -6,6 +6,7 @@
 #define V_WIDE CAT(v_wide, DTYPE)
 #define V_WIDE_PART CAT(v_wide_part, DTYPE)
 #define V_LOAD CAT(v_load, DTYPE)
+#define V_LOAD_HALVES CAT(v_load_halves, DTYPE)
 #define V_LOAD_PART CAT(v_load_part, DTYPE)
 #define V_STORE CAT(v_store, DTYPE)
 #define V_STORE_PART CAT(v_store_part, DTYPE)
@@ -45,6 +46,7 @@
 #undef V_STORE_PART
 #undef V_STORE
 #undef V_LOAD_PART
+#undef V_LOAD_HALVES
 #undef V_LOAD
 #undef V_WIDE_PART
 #undef V_WIDE

@@ -72,7 +72,8 @@ static const FN(form) FN(no_form) = {1, 1, 0, NEAR, 0};
 
 /* Writes a vector of the row that is summed, from element i on, and returns what it is then. */
 static ALWAYS_INLINE V FN(add_at)(FN(team) * team, size_t i, FN(form) form) {
-    V sum = V_LOAD(team->augend + i) + V_LOAD(team->addend + i);
+    const T *a = team->augend + i, *b = team->addend + i;
+    V sum = form.centred ? V_LOAD(a) + V_LOAD(b) : V_LOAD_HALVES(a) + V_LOAD_HALVES(b);
     if (form.reach == PAST) V_STORE(team->kept + i, sum);
     if (form.reach == PAST && team->past)
         V_STREAM(team->sum + i, sum);
@@ -178,7 +179,11 @@ static ALWAYS_INLINE void FN(add_squares)(const T *x, size_t n, FN(lanes) * lane
             if (team && form.adds) FN(fetch_addends)(team, i, unit, form);
             UNROLL_SQUARES for (size_t v = 0; v < FN(SQUARE_VECTORS); v++) {
                 size_t at = i + v * V_N;
-                V element = team && form.adds ? FN(add_at)(team, at, form) : V_LOAD(x + at);
+                V element;
+                if (team && form.adds)
+                    element = FN(add_at)(team, at, form);
+                else
+                    element = form.rows > 2 ? V_LOAD(x + at) : V_LOAD_HALVES(x + at);
                 q[v] = V_FMA(element, element, q[v]);
             }
             if (team) FN(weave)(team, i, unit, form);

@@ -42,6 +42,13 @@ static inline v_f64 v_fma_f64(v_f64 a, v_f64 b, v_f64 c) { return _mm512_fmadd_p
 #define v_sqrt_f64 v_sqrt_f64
 static inline v_f64 v_sqrt_f64(v_f64 v) { return _mm512_sqrt_pd(v); }
 
+/* of two halves one lies in two lines, where the whole would take two loads itself */
+#define v_load_halves_f32 v_load_halves_f32
+static inline v_f32 v_load_halves_f32(const void *p) {
+    const float *half = p;
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(half)), _mm256_loadu_ps(half + 8), 1);
+}
+
 #define v_order_f64 v_order_f64
 static inline void v_order_f64(v_f64 *a, v_f64 *b) { __asm__("" : "+v"(*a), "+v"(*b)); }
 

@@ -7,6 +7,7 @@
  *
  *   v_set_T(s)                    all elements s
  *   v_load_T(p), v_store_T(p, v)  a whole vector; to 16 bits rounded to nearest even
+ *   v_load_halves_T(p)            a whole vector which is likely to lie in two cache lines
  *   v_load_part_T(p, n), v_store_part_T(p, v, n)  the first n (0 < n < V_T) elements; the rest read 0
  *   v_stream_T(p, v)              a whole vector to an address aligned to it, past the cache where that
  * exists; v_stream_end()                before others may read what was streamed v_fma_T(a, b, c) a * b + c;
@@ -150,6 +151,13 @@ static inline v_f64 v_high_f32(v_f32 v) { return v; }
 static inline v_f64 v_low_f32(v_f32 v) { return v_wide_f32(&v); }
 static inline v_f64 v_high_f32(v_f32 v) { return v_wide_f32((const float *)&v + V_F64); }
 #endif
+
+#ifndef v_load_halves_f32
+#    define v_load_halves_f32 v_load_f32
+#endif
+#define v_load_halves_f64 v_load_f64
+#define v_load_halves_f16 v_load_f16
+#define v_load_halves_bf16 v_load_bf16
 
 #ifndef v_order_f64
 static inline void v_order_f64(v_f64 *a, v_f64 *b) { (void)a, (void)b; }
