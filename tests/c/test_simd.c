@@ -55,7 +55,9 @@ static void load_store_f32(void *to, const void *p) { v_store_f32(to, v_load_f32
 static void load_store_f64(void *to, const void *p) { v_store_f64(to, v_load_f64(p)); }
 static void load_part_f32(void *to, const void *p, size_t n) { v_store_f32(to, v_load_part_f32(p, n)); }
 static void load_part_f64(void *to, const void *p, size_t n) { v_store_f64(to, v_load_part_f64(p, n)); }
-static void store_part_f32(void *to, const void *p, size_t n) { v_store_part_f32(to, v_load_halves_f32(p), n); }
+static void store_part_f32(void *to, const void *p, size_t n) {
+    v_store_part_f32(to, v_load_halves_f32(p), n);
+}
 static void store_part_f64(void *to, const void *p, size_t n) { v_store_part_f64(to, v_load_f64(p), n); }
 static void stream_f32(void *to, const void *p) { v_stream_f32(to, v_load_f32(p)); }
 static void stream_f64(void *to, const void *p) { v_stream_f64(to, v_load_f64(p)); }
