@@ -68,11 +68,10 @@ cdef inline object widened(object parameter):
     return wide
 
 
-cdef bint is_usual(object x, object axis, object eps, object dtype, wn_dtype *element,
-                   int *parameter_typenum):
+cdef bint is_usual(object x, object eps, object dtype, wn_dtype *element, int *parameter_typenum):
     """A contiguous array, not empty, of a dtype of ours (`element`), which the result shall have, too."""
     cdef int typenum
-    if not fast_lane or dtype is not None or type(axis) is not int or type(eps) is not float:
+    if not fast_lane or dtype is not None or type(eps) is not float:
         return False
     if not cnp.PyArray_CheckExact(x):
         return False
@@ -96,7 +95,7 @@ cdef bint is_ordinary(object x, object weight, object bias, object axis, object 
                       rows_call *call):
     """Fill in `call` if these are contiguous arrays, parameters of x's compute type, and the last axis."""
     cdef int ndim, parameter_typenum
-    if not is_usual(x, axis, eps, dtype, &call.element, &parameter_typenum):
+    if type(axis) is not int or not is_usual(x, eps, dtype, &call.element, &parameter_typenum):
         return False
     call.typenum = cnp.PyArray_TYPE(x)
     ndim = cnp.PyArray_NDIM(x)
@@ -251,9 +250,9 @@ def norm_channels(object x, object running_mean, object running_var, object weig
     cdef size_t size, bytes
     cdef bint blocked = groups == 0 and is_blocked(axis)
     weight, bias = widened(weight), widened(bias)
-    if mask is not None:
+    if mask is not None or not blocked and type(axis) is not int:
         return None
-    if not is_usual(x, -1 if blocked else axis, eps, dtype, &call.dtype, &parameter_typenum):
+    if not is_usual(x, eps, dtype, &call.dtype, &parameter_typenum):
         return None
     if type(training) is not bool or type(momentum) is not float or not 0.0 <= <double>momentum <= 1.0:
         return None
@@ -263,10 +262,10 @@ def norm_channels(object x, object running_mean, object running_var, object weig
     shape = cnp.PyArray_DIMS(x)
     size = cnp.PyArray_SIZE(x)
     call.batch = shape[0]
-    call.block = shape[ndim - 1] if blocked else 0
-    call.channels = shape[1] * call.block if blocked else shape[1] if axis == 1 else shape[ndim - 1]
+    call.channels = shape[1] * shape[ndim - 1] if blocked else shape[1] if axis == 1 else shape[ndim - 1]
     call.positions = size // call.batch // call.channels
-    call.last = not blocked and (axis == -1 or call.positions == 1)
+    call.last = axis == -1 or call.positions == 1
+    call.block = shape[ndim - 1] if blocked and not call.last else 0
     call.training = training
     if groups != 0:
         call.groups = call.channels if groups < 0 else groups

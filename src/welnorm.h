@@ -81,7 +81,7 @@ typedef struct {
     void *y;
     size_t batch, channels, positions;
     int last;
-    size_t block; /* 0: none */
+    size_t block; /* 0: none; else `last` is 0 */
     size_t
         groups; /* of channels, each with statistics of its own in each sample; 0: channels', of the batch */
     const void *weight, *bias; /* of the compute type, an element per channel; may be NULL */

@@ -342,6 +342,25 @@ class TestGroups:
                 assert_precise(wn.from_blocked(y), *exact)
 
 
+@pytest.mark.parametrize(
+    "shape", [(9, 7, 1), (9, 2, 4), (4, 3, 5, 1), (2, 3, 6, 16), (3, 2, 5, 3, 4)], ids=name_of
+)
+def test_blocks_in_any_strides(shape, dtype):
+    """Batch norm of channel blocks by the fast lane, or not contiguous: the same results and statistics."""
+    x = random_data(0, shape, dtype, 3.0)
+    strided = np.zeros([2 * n for n in shape], dtype)[(slice(None, None, 2),) * len(shape)]
+    strided[...] = x
+    channels = shape[1] * shape[-1]
+    weight, bias = random_parameters(1, channels, dtype)
+    results = []
+    for of in (x, strided):
+        running = np.zeros(channels, weight.dtype), np.ones(channels, weight.dtype)
+        trained = wn.batch_norm(of, *running, weight, bias, training=True, axis=(1, -1))
+        given = wn.batch_norm(of, *running, weight, bias, axis=(1, -1))
+        results.append([array.tobytes() for array in (trained, given, *running)])
+    assert results[0] == results[1]
+
+
 class TestPaddedBlocks:
     """Channels that do not fill their last block: parameters are of the channels, padding stays 0."""
 

@@ -24,7 +24,9 @@ static inline FN(band) FN(band_of)(const void *const *rows, size_t row_count, si
     if (columns <= FN(SHORT_ROW) || row_count < 2 * FN(LEAST_BAND)) return band;
     ptrdiff_t stride = (const char *)rows[1] - (const char *)rows[0], length = stride < 0 ? -stride : stride;
     band.rows = FN(LEAST_BAND);
-    while (band.rows < FN(MOST_BAND) && 2 * (ptrdiff_t)band.rows * length <= FN(BAND_BYTES)) band.rows *= 2;
+    while (band.rows < FN(MOST_BAND) && 2 * band.rows <= row_count &&
+           2 * (ptrdiff_t)band.rows * length <= FN(BAND_BYTES))
+        band.rows *= 2;
     length *= (ptrdiff_t)band.rows;
     if (length > AHEAD && length <= FN(MOST_AHEAD)) band.ahead = (ptrdiff_t)band.rows * stride;
     return band;

@@ -73,6 +73,8 @@ static const FN(form) FN(no_form) = {1, 1, 0, NEAR, 0};
 /* Writes a vector of the row that is summed, from element i on, and returns what it is then. */
 static ALWAYS_INLINE V FN(add_at)(FN(team) * team, size_t i, FN(form) form) {
     const T *a = team->augend + i, *b = team->addend + i;
+    /* by halves where loads are what takes longest, which they are not beside float64 sums, nor of four rows
+     */
     V sum = form.centred ? V_LOAD(a) + V_LOAD(b) : V_LOAD_HALVES(a) + V_LOAD_HALVES(b);
     if (form.reach == PAST) V_STORE(team->kept + i, sum);
     if (form.reach == PAST && team->past)
@@ -103,7 +105,8 @@ static ALWAYS_INLINE v_f64 FN(part_of)(const V *v, size_t c) {
 
 /* Adds one run, CHAINS vectors at a time: enough to hide the latency of an FMA, few enough for the registers.
  * A team, if there is one, goes through the apply step meanwhile. A row that is written here is summed as it
- * is at hand, which is sooner than from memory; but beyond the cache, and in 16 bits, that took longer. */
+ * is at hand, which is sooner than from memory; but of data that are not NEAR, and in 16 bits, that took
+ * longer. */
 static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double shift, FN(lanes) * lanes,
                                       FN(team) * team, FN(form) form) {
     v_f64 shifts = v_set_f64(shift);

@@ -235,10 +235,10 @@ static int FN(are_crowded)(const FN(rows) * rows) {
     return x != y && rows->x_stride % PAGE == 0 && rows->y_stride % PAGE == 0 && (y - x) % PAGE < FEW_LINES;
 }
 
-/* Sums of squares take so little that it pays more to find rows still in L1 than to weave; of longer rows,
- * which are driven out by weight and result, to share the weight. With an addition there are loads and stores
- * enough for long rows to gain, too, centred or not. Sums of squares of 513 to 1023 elements were faster
- * woven, when measured. */
+/* Sums of squares take so little that it pays more to find rows still in L1 than to weave, up to LONGEST:
+ * longer rows are driven out by weight and result, and had better share the weight. With an addition there
+ * are loads and stores enough for long rows to gain, centred or not. Sums of squares of 513 to 1023 elements
+ * were faster woven, when measured. */
 static int FN(go_in_batches)(const FN(rows) * rows) {
     enum { SHORT = 512, LONG = 1024, LONGEST = 2048 };
     int is_long = rows->n >= LONG && (rows->adds || rows->n <= LONGEST);
@@ -344,8 +344,8 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
         filled.weight = FN(line_up)(filled.weight, n, y, own);
         filled.bias = FN(line_up)(filled.bias, n, y, own_bias);
     }
-    /* rows that are yet to be written and woven take twice the room in L1, and of two that fill it one is
-     * faster */
+    /* rows that are yet to be written and woven take twice the room in L1: less than half a batch, as two
+     * rows that fill it were slower than one */
     size_t most = adds && step.rows && !stream && !IS_16BIT ? FN(BATCH) / 2 - 1 : FN(BATCH);
     size_t team = step.rows ? step.rows : 1, batch = WEAVES ? most / n / team * team : 1;
     batch = batch < team ? team : batch > FN(BATCH_ROWS) ? FN(BATCH_ROWS) : batch;

@@ -16,7 +16,8 @@ static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *ru
     FN(lanes) lanes;
     /* of short runs that lie apart the next one is fetched: the hardware does not follow, and what lies ahead
      * is others' */
-    ptrdiff_t ahead = runs->n * sizeof(T) < PAGE && runs->x_stride > AHEAD ? runs->x_stride : AHEAD;
+    ptrdiff_t bytes = (ptrdiff_t)(runs->n * sizeof(T));
+    ptrdiff_t ahead = bytes < PAGE && runs->x_stride > bytes + AHEAD ? runs->x_stride : AHEAD;
     if (!form.vary) FN(fold)(norm, affine, 0, &ready);
     FN(clear)(&lanes);
     for (size_t r = 0; r < runs->count; r++) {

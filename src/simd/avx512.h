@@ -42,7 +42,8 @@ static inline v_f64 v_fma_f64(v_f64 a, v_f64 b, v_f64 c) { return _mm512_fmadd_p
 #define v_sqrt_f64 v_sqrt_f64
 static inline v_f64 v_sqrt_f64(v_f64 v) { return _mm512_sqrt_pd(v); }
 
-/* of two halves one lies in two lines, where the whole would take two loads itself */
+/* Zen 4 loads 64 bytes by both its pipes, twice if they lie in two lines; of their halves one takes one pipe
+ * once, and the other twice */
 #define v_load_halves_f32 v_load_halves_f32
 static inline v_f32 v_load_halves_f32(const void *p) {
     const float *half = p;

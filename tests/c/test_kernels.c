@@ -181,27 +181,6 @@ static void try_norm_run(wn_dtype dtype, const row_call *call) {
 
 #include "sum_tests.h"
 
-/* Rows in teams and batches, each length with those of its own: enough of them for two of the largest and one
- * row more. One of them, each in turn, may be for the wide path. */
-static void test_teams(wn_dtype dtype) {
-    static const size_t lengths[] = {40, 128, 300, 520, 1040, 2048, 2064, 3072, WN_BLOCK};
-    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
-        EACH_KIND(k) for (int affine = 1; affine < 4; affine += 2) {
-            size_t n = lengths[i], most = n <= 520 ? 17 : 9, bytes = n * size_of(dtype);
-            size_t rows = k == NEAR_0 || k == LARGE ? most : 2, turns = k == LARGE ? rows : 2;
-            for (size_t turn = 0; turn < turns; turn++) {
-                ptrdiff_t stride = (ptrdiff_t)(bytes + turn % 2 * 64);
-                for (size_t r = 0; r < rows; r++)
-                    fill(source + r * bytes, dtype, n, r == turn ? k : NEAR_0, r);
-                for (int centred = affine != HAS_WEIGHT; centred < 2; centred++) { /* RMS norm has no bias */
-                    row_call call = {rows, n, stride, affine, centred, 0, WN_NO_ACTIVATION, TO_STORAGE};
-                    try_norm_run(dtype, &call);
-                    try_sums(dtype, &call);
-                }
-            }
-        }
-}
-
 static void test_norm_run(wn_dtype dtype) {
     int turn = 0;
     test_teams(dtype);
@@ -235,7 +214,10 @@ static void test_moments_cols(wn_dtype dtype) {
             fill(source, dtype, rows * columns, k, rows);
             EACH_TRIAL(t, dtype) {
                 const void *x_rows[WN_ROWS];
-                for (size_t r = 0; r < rows; r++) x_rows[r] = input(&t, source + r * bytes, bytes);
+                int in_one_piece = rows * bytes <= CHUNK - 64 && (rows + columns) % 2;
+                const char *all = in_one_piece ? input(&t, source, rows * bytes) : NULL;
+                for (size_t r = 0; r < rows; r++)
+                    x_rows[r] = in_one_piece ? all + r * bytes : input(&t, source + r * bytes, bytes);
                 double *p = states_for(&t, 4 * columns);
                 const wn_states states = states_at(p, columns);
                 t.kernels->moments_cols(x_rows, rows, columns, centred, &states);
