@@ -75,7 +75,7 @@ static ALWAYS_INLINE void FN(add_rows)(const void *const *rows, FN(band) band, s
                 d = V_WIDE(x);
             if (shifted) d -= shift[v];
             v_f64 sum = FN(sum_with)(d, s[v]);
-            if (!IS_16BIT) v_order_f64(&d, &sum); /* squares first keep pipes waiting */
+            v_order_f64(&d, &sum); /* squares first keep pipes waiting */
             s[v] = sum;
             FN(add_square)(d, &q[v], &lost[v]);
         }
