@@ -73,8 +73,7 @@ static const FN(form) FN(no_form) = {1, 1, 0, NEAR, 0};
 /* Writes a vector of the row that is summed, from element i on, and returns what it is then. */
 static ALWAYS_INLINE V FN(add_at)(FN(team) * team, size_t i, FN(form) form) {
     const T *a = team->augend + i, *b = team->addend + i;
-    /* by halves where loads are what takes longest, which they are not beside float64 sums, nor of four rows
-     */
+    /* float64 sums keep the pipes too busy to put halves together */
     V sum = form.centred ? V_LOAD(a) + V_LOAD(b) : V_LOAD_HALVES(a) + V_LOAD_HALVES(b);
     if (form.reach == PAST) V_STORE(team->kept + i, sum);
     if (form.reach == PAST && team->past)
@@ -186,7 +185,7 @@ static ALWAYS_INLINE void FN(add_squares)(const T *x, size_t n, FN(lanes) * lane
                 if (team && form.adds)
                     element = FN(add_at)(team, at, form);
                 else
-                    element = form.rows > 2 ? V_LOAD(x + at) : V_LOAD_HALVES(x + at);
+                    element = form.rows > 2 ? V_LOAD(x + at) : V_LOAD_HALVES(x + at); /* four rows lose */
                 q[v] = V_FMA(element, element, q[v]);
             }
             if (team) FN(weave)(team, i, unit, form);

@@ -1,4 +1,5 @@
-/* norm_run on rows that are still to be written. Part of test_kernels.c, for its length. */
+/* norm_run on rows that are still to be written, and on rows in teams and batches. Part of test_kernels.c,
+ * for its length. */
 
 /* As the drivers go on after a row for the wide path. Each row is what `add` makes of it, and its norm that
  * of the rows that are there. */
