@@ -30,6 +30,25 @@ typedef struct {
     size_t kept_count;
 } FN(rows);
 
+/* The rows of a batch: their sums, and then what the apply step needs of them, with the parameters folded in
+ * if those do not vary along a row. */
+typedef struct {
+    double sum[FN(BATCH_ROWS)], square[FN(BATCH_ROWS)];
+    C mean_hi[FN(BATCH_ROWS)], rstd[FN(BATCH_ROWS)], offset[FN(BATCH_ROWS)];
+} FN(slots);
+
+static ALWAYS_INLINE void FN(put_sums)(FN(slots) * slots, size_t k, FN(sums) sums) {
+    slots->sum[k] = sums.sum, slots->square[k] = sums.square;
+}
+
+static ALWAYS_INLINE void FN(put_norm)(FN(slots) * slots, size_t k, FN(norm_c) norm) {
+    slots->mean_hi[k] = norm.mean_hi, slots->rstd[k] = norm.rstd, slots->offset[k] = norm.offset;
+}
+
+static ALWAYS_INLINE FN(norm_v) FN(norm_at)(const FN(slots) * slots, size_t k) {
+    return (FN(norm_v)){V_SET(slots->mean_hi[k]), V_SET(slots->rstd[k]), V_SET(slots->offset[k])};
+}
+
 static inline void *FN(row_in_memory)(const FN(rows) * rows, size_t r) {
     return (void *)((uintptr_t)rows->x + (uintptr_t)((ptrdiff_t)r * rows->x_stride));
 }
@@ -60,15 +79,16 @@ static ALWAYS_INLINE int FN(write_row)(const FN(rows) * rows, size_t r, size_t f
     return !is_done && from > 0;
 }
 
-static WN_NOINLINE void FN(sum_row)(const FN(rows) * rows, size_t r, FN(sums) * sums) {
+static WN_NOINLINE void FN(sum_row)(const FN(rows) * rows, size_t r, FN(slots) * slots, size_t k) {
     if (rows->adds) FN(write_row)(rows, r, 0);
     const void *x = FN(row_x)(rows, r);
-    *sums = FN(first_sums)(&x, 1, rows->n, rows->centred);
+    FN(put_sums)(slots, k, FN(first_sums)(&x, 1, rows->n, rows->centred));
 }
 
-/* The sums of rows [r, r + count), as far as there are any. A team goes through the apply step meanwhile. */
-static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t count, FN(sums) * sums,
-                                       FN(team) * team, FN(form) form) {
+/* The sums of rows [r, r + count), as far as there are any, to slot `at` on. A team goes through the apply
+ * step meanwhile. */
+static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t count, FN(slots) * slots,
+                                       size_t at, FN(team) * team, FN(form) form) {
     for (size_t k = 0; k < count && r + k < rows->row_count; k++) {
         const void *x = FN(row_in_memory)(rows, r + k);
         int in_team = team && !form.adds;
@@ -83,96 +103,121 @@ static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t c
                          (uintptr_t)team->sum % (V_N * sizeof(T)) == 0;
         }
         if (in_team && form.centred)
-            sums[k] = FN(add_runs)(&x, 1, rows->n, 0, 0.0, team, form);
+            FN(put_sums)(slots, at + k, FN(add_runs)(&x, 1, rows->n, 0, 0.0, team, form));
         else if (in_team)
-            sums[k] = FN(add_squares_of_runs)(&x, 1, rows->n, team, form);
+            FN(put_sums)(slots, at + k, FN(add_squares_of_runs)(&x, 1, rows->n, team, form));
         else
-            FN(sum_row)(rows, r + k, &sums[k]);
+            FN(sum_row)(rows, r + k, slots, at + k);
     }
 }
 
-/* Norms of `count` rows from their sums about 0 by vectors, as block_state and wn_finish make them; false,
- * and they are of no use, if another shift, float64 squares or the wide path is called for in any of them. */
-static ALWAYS_INLINE int FN(finish_together)(const FN(rows) * rows, size_t count, const FN(sums) * sums,
-                                             wn_norm *norms) {
-    double sum[FN(BATCH_ROWS)], square[FN(BATCH_ROWS)], rstd[FN(BATCH_ROWS)];
+/* Whether the first sums will do, and nothing comes near what is wide: then a row is finished in few steps.
+ * It bounds the mean, too: count * mean^2 is at most MAX_EXCESS * m2. */
+#define IS_USUAL(WHERE, rows, excess, m2, var)                                                               \
+    ((rows->centred ? WHERE(excess <= MAX_EXCESS * m2) : WHERE(m2 >= LEAST_SQUARE * rows->count)) &          \
+     WHERE(var >= 0x1p-160) & WHERE(var <= 0x1p160))
+
+/* Finishes `count` rows from row r on as finish_rows does; false, and it is of no use, if any of them is
+ * unusual or its parameters cannot be folded. */
+static ALWAYS_INLINE int FN(finish_few)(const FN(rows) * rows, size_t r, size_t count, FN(slots) * slots,
+                                        wn_norm *norms) {
+    for (size_t k = 0; k < count; k++) {
+        double mean = slots->sum[k] * rows->inverse_count, excess = slots->sum[k] * mean;
+        double m2 = slots->square[k] - excess, var = m2 / rows->count + rows->eps;
+        if (!IS_USUAL((int), rows, excess, m2, var)) return 0;
+        norms[k] = (wn_norm){mean + 0.0, 0.0, 1.0 / sqrt(var), 1.0}; /* not -0 */
+        FN(norm_c) ready = FN(narrow)(&norms[k]);
+        ptrdiff_t at = (ptrdiff_t)(r + k) * rows->affine_step;
+        if (!rows->vary && !FN(fold)(&norms[k], rows->affine, at, &ready)) return 0;
+        FN(put_norm)(slots, k, ready);
+    }
+    return 1;
+}
+
+/* The same by vectors, without norms. Slots without a row have something in them. */
+static ALWAYS_INLINE int FN(finish_many)(const FN(rows) * rows, size_t r, size_t count, FN(slots) * slots) {
+    const wn_cols_norm to = {slots->mean_hi, slots->rstd, slots->offset};
+    const C *weight = NULL, *bias = NULL;
     v_i64 fails = {0};
-    for (size_t k = 0; k < FN(BATCH_ROWS); k++) {
-        size_t own = k < count ? k : 0;
-        sum[k] = sums[own].sum, square[k] = sums[own].square;
+    if (!rows->vary) {
+        wn_affine affine = FN(affine_from)(rows->affine, (ptrdiff_t)r * rows->affine_step);
+        weight = affine.weight, bias = affine.bias;
+        if ((weight || bias) && rows->affine_step != 1) return 0;
     }
     for (size_t k = 0; k < FN(BATCH_ROWS) && k < count; k += V_F64) {
-        v_f64 s = v_load_f64(sum + k), mean = s * rows->inverse_count, excess = s * mean;
-        v_f64 m2 = v_load_f64(square + k) - excess;
-        if (rows->centred)
-            fails |= V_WHERE(excess > MAX_EXCESS * m2) | V_WHERE(m2 != m2);
-        else
-            fails |= ~(V_WHERE(m2 >= LEAST_SQUARE * rows->count) & V_WHERE(m2 <= DBL_MAX));
-        m2 = v_select_f64(V_WHERE(m2 < 0.0), v_set_f64(0.0), m2);
-        v_f64 of_rows = 1.0 / v_sqrt_f64(m2 / rows->count + rows->eps);
-        fails |= WIDE_C(V_WHERE, mean, m2, of_rows, rows->eps);
-        v_store_f64(rstd + k, of_rows), v_store_f64(sum + k, mean + 0.0); /* not -0 */
+        size_t part = count - k < V_F64 ? count - k : V_F64;
+        v_f64 s = v_load_f64(slots->sum + k), mean = s * rows->inverse_count, excess = s * mean;
+        v_f64 m2 = v_load_f64(slots->square + k) - excess, var = m2 / rows->count + rows->eps;
+        v_f64 w = CAT(parameters_at, COMPUTE)(weight, k, part, 1.0),
+              b = CAT(parameters_at, COMPUTE)(bias, k, part, -0.0);
+        v_i64 cannot_fold =
+            CAT(fold_vector, COMPUTE)(mean + 0.0, v_set_f64(0.0), 1.0 / v_sqrt_f64(var), w, b, k, 0, &to);
+        fails |= ~IS_USUAL(V_WHERE, rows, excess, m2, var);
+        if (!rows->vary) fails |= cannot_fold;
     }
-    for (size_t k = 0; k < count; k++) norms[k] = (wn_norm){sum[k], 0.0, rstd[k], 1.0};
     return !v_any_i64(fails);
 }
+#undef IS_USUAL
 
 /* What the apply step needs of rows [r, r + count), from their sums, as far as there are rows and none is for
- * the wide path: their norms, and these with the parameters folded in where they do not vary along the row.
- * Returns how many; *folds says whether that could be had in all of them. */
-static WN_NOINLINE size_t FN(finish_rows)(const FN(rows) * rows, size_t r, size_t count,
-                                          const FN(sums) * sums, wn_norm *norms, FN(norm_c) * ready,
-                                          int *folds) {
-    size_t k = 0;
-    if (rows->row_count - r < count) count = rows->row_count - r;
-    int are_finished = WEAVES && count > FN(BATCH_ROWS) / 2 && FN(finish_together)(rows, count, sums, norms);
+ * the wide path. Returns how many; *folds says whether parameters that do not vary could be folded in all of
+ * them. Whole batches that go in teams may have no norms. */
+static WN_NOINLINE size_t FN(finish_rows)(const FN(rows) * rows, size_t r, size_t count, int in_teams,
+                                          FN(slots) * slots, wn_norm *norms, int *folds) {
+    int is_whole = rows->row_count - r >= count;
     *folds = 1;
+    if (!is_whole) count = rows->row_count - r;
+    if (WEAVES && in_teams && is_whole && count > FN(BATCH_ROWS) / 2) {
+        if (FN(finish_many)(rows, r, count, slots)) return count;
+    } else if (WEAVES && FN(finish_few)(rows, r, count, slots, norms)) {
+        return count;
+    }
+    size_t k = 0;
     for (; k < count; k++) {
-        if (!are_finished) {
-            const void *x = FN(row_x)(rows, r + k);
-            wn_state state =
-                FN(block_state)(&x, 1, rows->n, rows->centred, rows->count, rows->inverse_count, sums[k]);
-            norms[k] = wn_finish(&state, rows->eps);
-            if (IS_WIDE(&norms[k], state.m2, rows->eps)) break;
-        }
-        if (rows->vary)
-            ready[k] = FN(narrow)(&norms[k]);
-        else
-            *folds &= FN(fold)(&norms[k], rows->affine, (ptrdiff_t)(r + k) * rows->affine_step, &ready[k]);
+        const void *x = FN(row_x)(rows, r + k);
+        FN(sums) sums = {slots->sum[k], slots->square[k]};
+        wn_state state =
+            FN(block_state)(&x, 1, rows->n, rows->centred, rows->count, rows->inverse_count, sums);
+        norms[k] = wn_finish(&state, rows->eps);
+        if (IS_WIDE(&norms[k], state.m2, rows->eps)) break;
+        FN(norm_c) ready = FN(narrow)(&norms[k]);
+        if (!rows->vary)
+            *folds &= FN(fold)(&norms[k], rows->affine, (ptrdiff_t)(r + k) * rows->affine_step, &ready);
+        FN(put_norm)(slots, k, ready);
     }
     return k;
 }
 
-/* The apply step of a team from row r on, and meanwhile the sums of as many rows from `later` on. */
-static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, const FN(norm_c) * ready,
-                                        size_t later, FN(sums) * sums, FN(form) form) {
+/* The apply step of a team from row r on, whose norms are in slot `at` and after it, and meanwhile the sums
+ * of as many rows from `later` on, which go there. */
+static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, size_t later, FN(slots) * slots,
+                                        size_t at, FN(form) form) {
     FN(team)
     team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n, .ahead = AHEAD};
     UNROLL for (size_t k = 0; k < form.rows; k++) {
         team.x[k] = form.adds && form.reach == PAST ? FN(row_x)(rows, r + k) : FN(row_in_memory)(rows, r + k);
         team.y[k] = FN(row_y)(rows, r + k);
-        team.norm[k] = FN(spread)(&ready[k]);
+        team.norm[k] = FN(norm_at)(slots, at + k);
     }
     FN(start_team)(&team, form);
-    FN(sum_rows)(rows, later, form.rows, sums, &team, form);
+    FN(sum_rows)(rows, later, form.rows, slots, at, &team, form);
     FN(finish_team)(&team, form);
 }
 
 /* The apply step of rows [r, r + count) one by one, and then the sums of as many from `later` on. */
-static ALWAYS_INLINE void FN(norm_batch)(const FN(rows) * rows, size_t r, size_t count,
-                                         const FN(norm_c) * ready, size_t later, FN(sums) * sums, int centred,
-                                         int adds) {
+static ALWAYS_INLINE void FN(norm_batch)(const FN(rows) * rows, size_t r, size_t count, size_t later,
+                                         FN(slots) * slots, size_t at, int centred, int adds) {
     const FN(form) one = {1, centred, 1, NEAR, adds}, sums_alone = {0, centred, 1, NEAR, adds};
     FN(team)
     team = {.weight = rows->affine->weight, .bias = rows->affine->bias, .n = rows->n, .ahead = AHEAD};
     for (size_t k = 0; k < count; k++) {
         team.x[0] = FN(row_in_memory)(rows, r + k), team.y[0] = FN(row_y)(rows, r + k);
-        team.norm[0] = FN(spread)(&ready[k]);
+        team.norm[0] = FN(norm_at)(slots, at + k);
         team.i = 0;
         UNROLL while (team.i + V_N <= team.n) FN(apply_team)(&team, 0, one);
         FN(finish_team)(&team, one);
     }
-    FN(sum_rows)(rows, later, count, sums, &team, sums_alone);
+    FN(sum_rows)(rows, later, count, slots, at, &team, sums_alone);
 }
 
 /* The apply step of rows that make no team. */
@@ -187,25 +232,24 @@ static WN_NOINLINE void FN(apply_singly)(const FN(rows) * rows, size_t r, size_t
 /* A function for each form, in one for all of them GCC 12 keeps the sums of some in memory; and how many rows
  * it takes, 0 if as many as it is told. */
 typedef struct {
-    void (*norm)(const FN(rows) * rows, size_t r, size_t count, const FN(norm_c) * ready, size_t later,
-                 FN(sums) * sums);
+    void (*norm)(const FN(rows) * rows, size_t r, size_t count, size_t later, FN(slots) * slots, size_t at);
     size_t rows;
 } FN(step);
 
 #define NORM(name, at_once)                                                                                  \
     enum { FN(name##_rows) = at_once };                                                                      \
-    static WN_NOINLINE void FN(name)(const FN(rows) * rows, size_t r, size_t count,                          \
-                                     const FN(norm_c) * ready, size_t later, FN(sums) * sums)
+    static WN_NOINLINE void FN(name)(const FN(rows) * rows, size_t r, size_t count, size_t later,            \
+                                     FN(slots) * slots, size_t at)
 #define NORM_TEAM(name, team_rows, is_centred, varies, reach, sum)                                           \
     NORM(name, team_rows) {                                                                                  \
         (void)count;                                                                                         \
-        FN(norm_team)(rows, r, ready, later, sums, (FN(form)){team_rows, is_centred, varies, reach, sum});   \
+        FN(norm_team)(rows, r, later, slots, at, (FN(form)){team_rows, is_centred, varies, reach, sum});     \
     }
 #define NORM_TEAMS(name, rows, reach, sum)                                                                   \
     NORM_TEAM(name##_centred, rows, 1, 1, reach, sum)                                                        \
     NORM_TEAM(name, rows, 0, 1, reach, sum)
 #define NORM_BATCH(name, is_centred, sum)                                                                    \
-    NORM(name, 0) { FN(norm_batch)(rows, r, count, ready, later, sums, is_centred, sum); }
+    NORM(name, 0) { FN(norm_batch)(rows, r, count, later, slots, at, is_centred, sum); }
 #define STEP(name)                                                                                           \
     (FN(step)) { FN(name), FN(name##_rows) }
 #define STEPS(name) (centred ? STEP(name##_centred) : STEP(name))
@@ -322,9 +366,8 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
             .count = (double)n,
             .inverse_count = 1.0 / (double)n,
             .adds = adds};
-    FN(sums) sums[FN(BATCH_ROWS)];
+    FN(slots) slots;
     wn_norm norms[FN(BATCH_ROWS)];
-    FN(norm_c) ready[FN(BATCH_ROWS)];
     wn_affine filled = *affine;
     _Alignas(64) C own[2 * (WEAVES ? FN(HALF_BLOCK) + FN(SPARE) : 1)]; /* weight and bias, or one of them */
     C *own_bias = WEAVES && n <= FN(HALF_BLOCK) ? own + FN(HALF_BLOCK) + FN(SPARE) : own;
@@ -352,15 +395,17 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     T kept[FN(KEPT)];
     if (step.norm && adds && stream && !IS_16BIT) rows.kept = kept, rows.kept_count = batch + 1;
 
-    FN(sum_rows)(&rows, 0, batch, sums, NULL, FN(no_form));
+    for (size_t k = 0; k < FN(BATCH_ROWS); k++) FN(put_sums)(&slots, k, (FN(sums)){0.0, 1.0});
+    FN(sum_rows)(&rows, 0, batch, &slots, 0, NULL, FN(no_form));
     for (size_t row = 0;; row += batch) {
         int folds;
-        size_t good = FN(finish_rows)(&rows, row, batch, sums, norms, ready, &folds), done = 0;
+        size_t good = FN(finish_rows)(&rows, row, batch, step.norm != NULL, &slots, norms, &folds);
+        size_t done = 0;
         size_t at_once = step.rows ? step.rows : good;
         for (; step.norm && folds && done < good && done + at_once <= good; done += at_once)
-            step.norm(&rows, row + done, at_once, ready + done, row + batch + done, sums + done);
+            step.norm(&rows, row + done, at_once, row + batch + done, &slots, done);
         FN(apply_singly)(&rows, row + done, good - done, norms + done);
         if (good < batch || row + batch >= row_count) return row + good;
-        FN(sum_rows)(&rows, row + batch + done, batch - done, sums + done, NULL, FN(no_form));
+        FN(sum_rows)(&rows, row + batch + done, batch - done, &slots, done, NULL, FN(no_form));
     }
 }

@@ -72,6 +72,14 @@ static inline v_f64 v_wide_part_f32(const void *p, size_t n, double fill) {
     return _mm512_mask_cvtps_pd(_mm512_set1_pd(fill), mask, _mm256_maskz_loadu_ps(mask, p));
 }
 
+/* GCC 12 takes the last two elements from memory */
+#define v_sum_f64 v_sum_f64
+static inline double v_sum_f64(v_f64 v) {
+    __m256d four = _mm512_castpd512_pd256(v) + _mm512_extractf64x4_pd(v, 1);
+    __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+    return _mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two));
+}
+
 #define v_load_f16 v_load_f16
 static inline v_f32 v_load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 static inline void v_store_f16(void *p, v_f32 v) {
