@@ -152,15 +152,33 @@ static void merge(const wn_job *job, size_t unit, wn_unit_state *a, const wn_uni
     merge_states(job, &a->states, a->count, &b->states, *b->count, strip_at(job, unit).columns);
 }
 
-/* The statistics of `group` columns become that of all their elements, in each of them. */
-static void combine(const wn_states *columns, double count, size_t group) {
-    const wn_unit_state from = {&count, *columns, NULL};
-    wn_state all = wn_get_state(&from, 0);
-    for (size_t c = 1; c < group; c++) {
-        wn_state other = wn_get_state(&from, c);
-        wn_merge(&all, &other);
+static void copy_states(const wn_states *to, size_t to_step, const wn_states *from, size_t from_step,
+                        size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        to->mean[i * to_step] = from->mean[i * from_step];
+        to->mean_lo[i * to_step] = from->mean_lo[i * from_step];
+        to->m2[i * to_step] = from->m2[i * from_step];
     }
-    for (size_t c = 0; c < group; c++) wn_put_state(columns, c, &all);
+}
+
+/* The statistics of each `group` columns, in turn, become that of all their elements, in each of them; those
+ * of all groups at once. */
+static void combine(const wn_job *job, const wn_states *columns, double count, size_t column_count) {
+    size_t group = (size_t)job->problem->group, groups = column_count / group;
+    double memory[6][WN_STRIP / 2];
+    const wn_states all = {memory[0], memory[1], memory[2], NULL},
+                    other = {memory[3], memory[4], memory[5], NULL};
+    if (group == 1 || count == 0.0) return;
+    copy_states(&all, 1, columns, group, groups);
+    for (size_t c = 1; c < group; c++) {
+        const wn_states next = wn_states_from(columns, c);
+        copy_states(&other, 1, &next, group, groups);
+        job->kernels->merge_cols(&all, (double)c * count, &other, count, groups);
+    }
+    for (size_t c = 0; c < group; c++) {
+        const wn_states own = wn_states_from(columns, c);
+        copy_states(&own, group, &all, 1, groups);
+    }
 }
 
 static double strip_max_magnitude(const wn_job *job, const strip *s, cols_scratch *scratch) {
@@ -184,9 +202,9 @@ static void settle(const wn_job *job, size_t unit, void *scratch, wn_unit_state 
     size_t group = (size_t)job->problem->group;
     double of_column = *to->count; /* elements of a column, and then of a statistic */
     *to->count *= (double)group;
+    combine(job, &to->states, of_column, s.columns);
     for (size_t c = 0; c < s.columns; c += group) {
         wn_states at = wn_states_from(&to->states, c);
-        if (group > 1) combine(&at, of_column, group);
         wn_state state = wn_get_state(to, c);
         if (!wn_needs_scale(job, &state)) continue;
         strip columns = {s.outer, s.first + c, group};
@@ -199,7 +217,7 @@ static void settle(const wn_job *job, size_t unit, void *scratch, wn_unit_state 
             strip_part_moments(job, &columns, part, scale, scratch, of_part, &part_total);
             merge_states(job, &at, &total, &of_part, part_total, group);
         }
-        if (group > 1) combine(&at, of_column, group);
+        combine(job, &at, of_column, group);
         for (size_t i = 0; i < group; i++) to->scale[c + i] = scale;
     }
 }
