@@ -1,10 +1,12 @@
 """Is welnorm as fast as it promises? Prints each figure next to its target; see README.md.
 
-Usage: python bench/targets.py [--repeats N] [--threads N] [--only TEXT] [--rivals] [--strict]
+Usage: python bench/targets.py [--repeats N] [--threads N] [--only TEXT] [--rivals] [--alone DIR] [--strict]
 
 The column `limit` is the figure of a copy, into a warm array, that reads as we do in our place: the faster
 one of `P.copy` and `P.copy_nt` or, where statistics are of more than L2 keeps, of `P.read_copy` and
 `P.read_copy_nt`; for a single row a copy of as many bytes as it, its parameters and the result are.
+With --alone it is that of what takes longest: that copy, the arithmetic by itself, or the loads and stores of
+a norm by themselves, as programs in DIR, a build folder of CMake, time them (`welnorm/bench/alone.py`).
 With --rivals every rival that is installed takes part in every case, and a second table shows how many times
 as long each takes, with geometric means.
 """
@@ -17,15 +19,16 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import welnorm as wn
 from welnorm import bench
 from welnorm.bench import counters
-from welnorm.bench.cases import NORMS
+from welnorm.bench.alone import Alone
 from welnorm.bench.report import format_ratio, format_time
 
 Pair = tuple[str, str]  # the names of a case and of a contender
@@ -41,10 +44,23 @@ def limits_of(case: str) -> tuple[Pair, ...]:
     But not those of a single row, which would read its parameters twice, too.
     """
     parsed = bench.Case.parse(case)
-    has_statistics = parsed.op in NORMS and not parsed.op.startswith("batch_norm_inference")
-    is_read_again = has_statistics and parsed.statistic_span * parsed.itemsize > NEAR
+    is_read_again = parsed.has_statistics and parsed.statistic_span * parsed.itemsize > NEAR
     is_read_again &= not parsed.has_long_parameters
     return tuple((case, name) for name in (bench.LIMITS_OF_TWO_SWEEPS if is_read_again else bench.LIMITS))
+
+
+def least_time(case: str, times: Mapping[str, float], alone: Alone | None, at: str = "") -> float | None:
+    """Return the seconds below which `case` cannot be, from those of the copies whose names end in `at`.
+
+    None if no copy was measured.
+    """
+    copies = {name: times[name + at] for _, name in limits_of(case) if name + at in times}
+    if not copies:
+        return None
+    if alone is None:
+        return min(copies.values())
+    own = replace(alone, threads=int(at[1:])) if at else alone
+    return own.least(bench.Case.parse(case), copies)
 
 
 @dataclass(frozen=True)
@@ -99,11 +115,14 @@ class Ratio:
         ours, rival = (best[pair] for pair in self.contenders)
         return rival / ours
 
-    def figure_at_limit(self, best: Mapping[Pair, float]) -> float | None:
-        """Return what the figure were with the fastest copy in place of ours; None if none was measured."""
-        ours = [best[pair] for pair in limits_of(self.case) if pair in best]
-        rivals = [best[pair] for pair in self._rival_limits or self.contenders[1:] if pair in best]
-        return min(rivals) / min(ours) if ours and rivals else None
+    def figure_at_limit(self, best: Mapping[Pair, float], alone: Alone | None = None) -> float | None:
+        """Return what the figure were if ours took the least time that it can; None if none is known."""
+        times = {name: time for (case, name), time in best.items() if case == self.case}
+        ours, rival = least_time(self.case, times, alone), best.get(self.contenders[1])
+        _, at, threads = self.rival.partition("@")
+        if at:  # ours on other threads
+            rival = least_time(self.case, times, alone, at + threads)
+        return rival / ours if ours and rival else None
 
     def show(self, figure: float) -> str:
         return format_ratio(figure)
@@ -309,19 +328,20 @@ GIVEN_AN_OUTPUT = ("numba", "openvino")
 RIVALS = ("torch", "onnxruntime", "openvino", "jax", "numba", "numpy")
 
 
-def rival_ratios(times: Sequence[Mapping[str, float]], at_limit: Sequence[str] = ()) -> dict[str, float]:
-    """Return how many times as long as welnorm every rival took, the median of the runs of a case.
+Times = Mapping[str, float]  # of contenders, by name
 
-    Or as the fastest of the contenders `at_limit`: the copies that could stand in our place.
-    """
+
+def of_ours(run: Times, rival: str) -> float | None:
+    return run.get("welnorm-out" if rival in GIVEN_AN_OUTPUT else "welnorm")
+
+
+def rival_ratios(
+    times: Sequence[Times], ours: Callable[[Times, str], float | None] = of_ours
+) -> dict[str, float]:
+    """Return how many times as long as `ours` of a run every rival took, the median of the runs of a case."""
     ratios = {}
     for name in RIVALS:
-        ours = at_limit or ("welnorm-out" if name in GIVEN_AN_OUTPUT else "welnorm",)
-        both = [
-            run[name] / min(run[own] for own in ours if own in run)
-            for run in times
-            if name in run and not run.keys().isdisjoint(ours)
-        ]
+        both = [run[name] / own for run in times if name in run and (own := ours(run, name))]
         if both:
             ratios[name] = statistics.median(both)
     return ratios
@@ -331,7 +351,7 @@ def geometric_mean(values: Sequence[float]) -> str:
     return format_ratio(math.exp(statistics.fmean(map(math.log, values))))
 
 
-def show_rivals(runs: dict[str, list[dict[str, float]]]) -> None:
+def show_rivals(runs: dict[str, list[dict[str, float]]], alone: Alone | None) -> None:
     """Print how many times as long as welnorm every rival took in each case, the median of all runs."""
     wide = max(map(len, runs))
     print(
@@ -341,7 +361,7 @@ def show_rivals(runs: dict[str, list[dict[str, float]]]) -> None:
     of_torch: list[tuple[float, float]] = []
     for case, times in runs.items():
         ratios = rival_ratios(times)
-        at_limit = rival_ratios(times, [name for _, name in limits_of(case)])
+        at_limit = rival_ratios(times, lambda run, _, case=case: least_time(case, run, alone))
         if not ratios or not at_limit:  # a copy was not measured
             continue
         best = min(ratios, key=ratios.__getitem__)
@@ -389,6 +409,9 @@ def main() -> int:
     parser.add_argument(
         "--rivals", action="store_true", help="every rival in every case, and geometric means"
     )
+    parser.add_argument(
+        "--alone", metavar="DIR", type=Path, help="count what programs in this build folder time as limits"
+    )
     parser.add_argument("--strict", action="store_true", help="exit with status 1 if a target is missed")
     arguments = parser.parse_args()
     targets = [target for target in TARGETS if arguments.only in f"{target.case} {target}"]
@@ -396,8 +419,9 @@ def main() -> int:
         parser.error(f"no row contains {arguments.only!r}")
     with wn.num_threads(arguments.threads):
         threads = wn.get_num_threads()
-
     machine = bench.machine_info(threads)
+    isa = str(wn.show_config(mode="dicts")["isa"]["name"])
+    alone = Alone(arguments.alone, isa, threads) if arguments.alone else None
     figures: dict[object, list[float]] = defaultdict(list)
     at_limit: dict[object, list[float]] = defaultdict(list)
     reasons: dict[Pair, str] = {}
@@ -412,7 +436,7 @@ def main() -> int:
             for target in of_group:
                 if missing.keys().isdisjoint(target.contenders):
                     figures[target].append(target.figure(best))
-                    if isinstance(target, Ratio) and (limit := target.figure_at_limit(best)):
+                    if isinstance(target, Ratio) and (limit := target.figure_at_limit(best, alone)):
                         at_limit[target].append(limit)
             if rivals and group and not group[0].startswith(("to_", "from_")):
                 runs[group[0]].append({name: time for (case, name), time in best.items() if case == group[0]})
@@ -437,7 +461,7 @@ def main() -> int:
         limit = target.show(statistics.median(at_limit[target])) if at_limit[target] else "-"
         print(f"{row} {target.show(figure):>8} {limit:>8}  {target.target:<17} {word:<7} {spread}")
     if runs:
-        show_rivals(runs)
+        show_rivals(runs, alone)
         show_counts(list(runs))
     print("\nin brackets: the least that will do; met says minimum where only that is reached")
     print(f"median of {arguments.repeats} runs, contenders taken in turn, {threads} threads")

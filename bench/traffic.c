@@ -5,7 +5,8 @@
  * a time also copied from its end on, which was read last. Nanoseconds for 16 float32 elements, the best of
  * many rounds in turn.
  *
- * Usage: traffic_avx512, traffic_avx2, ... (README.md says how to build them) */
+ * Usage: traffic_avx512 [WIDTH PARAMETERS KIB], traffic_avx2, ...: rows of a multiple of 16 elements, KIB of
+ * x in all, or some usual ones (README.md says how to build them) */
 #include SIMD_HEADER
 #include "clock.h"
 
@@ -13,7 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROUNDS = 200, MOST = 1 << 22, PAGE = 4096, VECTORS = 64 / sizeof(v_f32) };
+enum {
+    ROUNDS = 200,
+    MOST = 1 << 22,
+    MOST_WIDTH = MOST / 8 / sizeof(float),
+    PAGE = 4096,
+    VECTORS = 64 / sizeof(v_f32)
+};
 
 typedef struct {
     size_t n, rows, parameters; /* 0, 1 (weight) or 2 (weight and bias) */
@@ -119,11 +126,16 @@ static void measure(const problem *p) {
     printf(" %9.2fx\n", best[0] / least);
 }
 
-int main(void) {
+static void measure_rows(size_t n, size_t parameters, size_t bytes, float *const *memory) {
+    size_t rows = bytes / (n * sizeof(float)) / 8 * 8;
+    if (n > 0 && n % 16 == 0 && rows > 0 && rows * n * sizeof(float) <= MOST)
+        measure(
+            &(problem){n, rows, parameters, memory[0], memory[2], memory[2] + MOST_WIDTH + 128, memory[1]});
+}
+
+int main(int count, char **arguments) {
     static const size_t starts[] = {0, 1536, 2688}; /* on a page: x, y as welnorm's, the rest */
-    static const struct {
-        size_t n, parameters;
-    } cases[] = {{768, 2}, {1024, 1}, {2048, 1}, {4096, 1}, {4096, 2}, {8192, 0}};
+    static const size_t usual[][2] = {{768, 2}, {1024, 1}, {2048, 1}, {4096, 1}, {4096, 2}, {8192, 0}};
     float *memory[3];
     for (int i = 0; i < 3; i++) {
         char *start = aligned_alloc(PAGE, MOST + 2 * PAGE);
@@ -134,14 +146,14 @@ int main(void) {
     printf("%6s %10s %7s", "width", "parameters", "x, KiB");
     for (int kind = 0; kind < KINDS; kind++) printf(" %10s", kinds[kind].name);
     printf(" %10s\n", "copy/best");
-    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-        for (size_t bytes = MOST / 16; bytes <= MOST; bytes *= 16) { /* within L2, beyond it */
-            size_t rows = bytes / (cases[c].n * sizeof(float)) / 8 * 8;
-            const problem p = {cases[c].n, rows,      cases[c].parameters,
-                               memory[0],  memory[2], memory[2] + 16384 + 128,
-                               memory[1]};
-            measure(&p);
-        }
+    if (count == 4) {
+        size_t of_call[3];
+        for (int i = 0; i < 3; i++) of_call[i] = strtoul(arguments[i + 1], NULL, 10);
+        measure_rows(of_call[0], of_call[1], of_call[2] << 10, memory);
+    }
+    for (size_t c = 0; count != 4 && c < sizeof usual / sizeof *usual; c++) {
+        measure_rows(usual[c][0], usual[c][1], MOST / 16, memory); /* within L2, */
+        measure_rows(usual[c][0], usual[c][1], MOST, memory);      /* beyond it */
     }
     for (int i = 0; i < 3; i++) free((char *)memory[i] - starts[i]);
     return sink[0][0] == 0;

@@ -3,13 +3,14 @@
 import math
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import welnorm as wn
 from welnorm import bench
-from welnorm.bench import cases, contenders, limits, reference, timing
+from welnorm.bench import alone, cases, contenders, limits, reference, timing
 
 CASE = bench.Case("layer_norm", "float32", "rows", (4, 16))
 
@@ -196,6 +197,36 @@ def test_the_limit_of_a_target_is_a_copy_that_reads_as_we_do():
     assert ratio(other, "welnorm", "welnorm", 2.0).figure_at_limit(best) is None
 
 
+def test_what_a_norm_takes_alone_is_a_limit_beside_the_copies(tmp_path):
+    for name, lines in (
+        ("arithmetic", "any sums apply both\nfloat32 9 9 2.0\nfloat32,folded 9 9 1.0\nfloat16 9 9 4.0"),
+        ("traffic", "width parameters KiB copy one copy/best\n$1 $2 $3 1.0 2.0 0.50x"),
+    ):
+        program = tmp_path / f"{name}_any"
+        program.write_text(f'#!/bin/sh\nprintf "{lines}\n"\n')
+        program.chmod(0o755)
+    limit = alone.Alone(tmp_path, "any", threads=2)
+
+    def least(case, copies):
+        return limit.least(bench.Case.parse(case), copies)
+
+    copies = {"P.copy": 1.0, "P.copy_nt": 2.0}
+    assert least("rms_norm/float32/rows/512x4096", copies) == 2.0  # twice as long as the copy
+    assert least("rms_norm/float32/rows/512x4096", {"P.copy": 1.0, "P.copy_nt": 0.9}) == 0.9
+    assert least("group_norm/float32/nhwc/8x32x32x256", {"P.read_copy": 1.0}) == 1.0
+    for case in ("batch_norm_inference/float32/nc/512x512", "add_rms_norm/float32/rows/512x768"):
+        assert least(case, copies) == 1.0
+    assert least("layer_norm/float32/rows/1x768", copies) == 1.0  # no row to share anything with
+    none = dict.fromkeys(copies, 0.0)
+    unit = 512 * 768 / 16 * 1e-9 / limit.threads
+    assert least("layer_norm/float32/rows/512x768", none) == pytest.approx(2.0 * unit)
+    assert least("layer_norm/float16/rows/512x768", none) == pytest.approx(4.0 * unit)
+    assert least("batch_norm_training/float32/nc/512x768", none) == pytest.approx(unit)
+    assert (
+        least("rms_norm/float32/rows/512x768", none) == least("layer_norm/float64/rows/512x768", none) == 0.0
+    )
+
+
 def test_a_limit_on_other_threads_reads_their_share(monkeypatch):
     reads = []
 
@@ -338,7 +369,8 @@ def test_rivals_are_compared_with_like_and_with_the_fastest_copy():
         {"welnorm": 2.0, "welnorm-out": 1.0, "torch": 10.0, "P.copy": 0.5, "P.copy_nt": 1.0},
     ]
     assert targets["rival_ratios"](runs) == {"torch": 4.0, "numba": 4.0}
-    assert targets["rival_ratios"](runs, ["P.copy", "P.copy_nt"]) == {"torch": 22.0, "numba": 16.0}
+    fastest = partial(targets["least_time"], "layer_norm/float32/rows/512x768", alone=None)
+    assert targets["rival_ratios"](runs, lambda run, _: fastest(run)) == {"torch": 22.0, "numba": 16.0}
     assert targets["geometric_mean"]([2.0, 8.0]) == "4.00x"
 
 

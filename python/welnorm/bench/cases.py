@@ -163,6 +163,11 @@ class Case:
         return streams * math.prod(self.shape) * self.itemsize
 
     @property
+    def has_statistics(self) -> bool:
+        """Whether it makes statistics of its data."""
+        return self.op in NORMS and not self.op.startswith("batch_norm_inference")
+
+    @property
     def statistic_span(self) -> int:
         """How many elements statistics are made of, with those that lie among them in memory."""
         if self.layout == "rows":
