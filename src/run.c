@@ -226,9 +226,11 @@ static bool weave(const wn_job *job, size_t unit, size_t part, void *memory, wn_
     wn_state state = {0}, of_block;
     if (scratch->wide) return false;
     if (job->adds) add_part(job, unit + 1, part);
-    size_t end = wn_min(job->blocks, (part + 1) * job->part_blocks);
-    for (size_t index = part * job->part_blocks; index < end; index++) {
-        run_block block = block_at(job, index);
+    size_t first = part * job->part_blocks, end = wn_min(job->blocks, first + job->part_blocks);
+    for (size_t index = first; index < end; index++) {
+        /* of a long run the last block first, which L1 has yet, where it is like the one that is summed */
+        run_block summed = block_at(job, index), block = block_at(job, first + end - 1 - index);
+        if (job->stream || summed.run_count > 1 || block.run_count > 1 || block.n != summed.n) block = summed;
         wn_offset at = locate_segment(job, unit, block.segment);
         wn_affine affine = wn_affine_at(job, at.affine + (job->inner_affine ? (ptrdiff_t)block.begin : 0));
         const wn_runs runs = {block.run_count,
@@ -238,7 +240,7 @@ static bool weave(const wn_job *job, size_t unit, size_t part, void *memory, wn_
                               segments.x_stride,
                               segments.y_stride,
                               segments.affine_stride};
-        const char *next = segment_x(job, unit + 1, block.segment) + block.begin * job->x_size;
+        const char *next = segment_x(job, unit + 1, summed.segment) + summed.begin * job->x_size;
         job->kernels->norm_and_moments(next, &runs, p->centred, &scratch->norm, &affine, &of_block);
         wn_merge(&state, &of_block);
     }
