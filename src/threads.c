@@ -11,6 +11,9 @@
 #ifdef _OPENMP
 #    include <omp.h>
 #endif
+#ifdef __x86_64__
+#    include <xmmintrin.h>
+#endif
 #ifndef _WIN32
 #    include <pthread.h>
 #    include <sched.h>
@@ -90,12 +93,39 @@ static int affinity_limit(void) {
     return 0;
 }
 
-int wn_max_threads(void) {
+static int64_t now_ns(void) {
+    struct timespec now;
+#ifdef CLOCK_MONOTONIC
+    clock_gettime(CLOCK_MONOTONIC, &now);
+#else
+    timespec_get(&now, TIME_UTC);
+#endif
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* As it was a millisecond ago at most: the only limit that is a system call, which takes a third of what a
+ * small region does. */
+static int recent_affinity_limit(void) {
+    static _Thread_local struct {
+        int64_t until_ns;
+        int limit;
+    } recent;
+    int64_t now = now_ns();
+    if (now >= recent.until_ns) {
+        recent.limit = affinity_limit();
+        recent.until_ns = now + 1000000;
+    }
+    return recent.limit;
+}
+
+static int max_threads(int (*affinity)(void)) {
     if (get(&forked)) return 1;
     int n = smaller_limit(thread_limit ? thread_limit : get(&process_limit), openmp_limit());
     n = smaller_limit(n, get(&cgroup_limit));
-    return n > 1 ? smaller_limit(n, affinity_limit()) : n; /* the only one that is a system call */
+    return n > 1 ? smaller_limit(n, affinity()) : n;
 }
+
+int wn_max_threads(void) { return max_threads(affinity_limit); }
 
 static const char *runtime_name(void) {
 #if !defined(_OPENMP)
@@ -230,16 +260,6 @@ static _Thread_local struct {
     int64_t lost_ns, until_ns; /* by the last region; when the pause ends; 0: nothing, there is none */
 } alone;
 
-static int64_t now_ns(void) {
-    struct timespec now;
-#    ifdef CLOCK_MONOTONIC
-    clock_gettime(CLOCK_MONOTONIC, &now);
-#    else
-    timespec_get(&now, TIME_UTC);
-#    endif
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 static int works_alone(void) { return alone.until_ns && now_ns() < alone.until_ns; }
 
 /* A region took so much longer than the caller alone would have: n times its own part. */
@@ -258,12 +278,27 @@ static void note_region(int64_t lost_ns) {
     }
 }
 
+/* The floating-point environment of what we compile: on x86-64 not that of the x87, which takes ten times as
+ * long to get or set. */
+#    ifdef __x86_64__
+typedef unsigned environment;
+static environment get_environment(void) { return _mm_getcsr(); }
+static void set_environment(environment state) { _mm_setcsr(state); }
+#    else
+typedef fenv_t environment;
+static environment get_environment(void) {
+    fenv_t state;
+    fegetenv(&state);
+    return state;
+}
+static void set_environment(environment state) { fesetenv(&state); }
+#    endif
+
 /* Returns what the region lost: see note_region. */
 static int64_t run_team(int n, wn_body body, void *context) {
     int64_t start_ns = now_ns(), own_ns = 0;
-    fenv_t callers_environment;
-    fegetenv(&callers_environment);
-#    pragma omp parallel num_threads(n) default(none) shared(body, context, callers_environment, own_ns)
+    environment callers = get_environment();
+#    pragma omp parallel num_threads(n) default(none) shared(body, context, callers, own_ns)
     {
         int thread = omp_get_thread_num(), thread_count = omp_get_num_threads();
         if (thread == 0) {
@@ -272,11 +307,10 @@ static int64_t run_team(int n, wn_body body, void *context) {
             body(context, thread, thread_count);
             own_ns = now_ns() - begin_ns;
         } else {
-            fenv_t own_environment;
-            fegetenv(&own_environment);
-            fesetenv(&callers_environment);
+            environment own = get_environment();
+            set_environment(callers);
             body(context, thread, thread_count);
-            fesetenv(&own_environment);
+            set_environment(own);
         }
     }
     return now_ns() - start_ns - n * own_ns;
@@ -327,7 +361,7 @@ enum { BYTES_PER_THREAD = 512 * 1024 };
 
 int wn_threads_for(size_t bytes, size_t items) {
     if (bytes < BYTES_PER_THREAD || items <= 1) return 1;
-    int n = wn_max_threads();
+    int n = max_threads(recent_affinity_limit);
     if ((size_t)n > items) n = (int)items;
     size_t worth = 1 + bytes / BYTES_PER_THREAD;
     return worth < (size_t)n ? (int)worth : n;
