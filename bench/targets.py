@@ -6,7 +6,7 @@ The column `limit` is the figure of a copy, into a warm array, that reads as we 
 one of `P.copy` and `P.copy_nt` or, where statistics are of more than L2 keeps, of `P.read_copy` and
 `P.read_copy_nt`; for a single row a copy of as many bytes as it, its parameters and the result are.
 With --alone it is that of what takes longest: that copy, the arithmetic by itself, or the loads and stores of
-a norm by themselves, as programs in DIR, a build folder of CMake, time them (`welnorm/bench/alone.py`).
+a norm by themselves, as programs in DIR, a build folder of CMake, time them (`alone.py`).
 With --rivals every rival that is installed takes part in every case, and a second table shows how many times
 as long each takes, with geometric means.
 """
@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import welnorm as wn
+from alone import Alone
 from welnorm import bench
 from welnorm.bench import counters
-from welnorm.bench.alone import Alone
 from welnorm.bench.report import format_ratio, format_time
 
 Pair = tuple[str, str]  # the names of a case and of a contender
@@ -50,9 +50,9 @@ def limits_of(case: str) -> tuple[Pair, ...]:
 
 
 def least_time(case: str, times: Mapping[str, float], alone: Alone | None, at: str = "") -> float | None:
-    """Return the seconds below which `case` cannot be, from those of the copies whose names end in `at`.
+    """Return the seconds of the copy in the place of `case`, of those whose names end in `at`.
 
-    None if no copy was measured.
+    Or of what takes longer `alone`; None if no copy was measured.
     """
     copies = {name: times[name + at] for _, name in limits_of(case) if name + at in times}
     if not copies:
@@ -420,14 +420,18 @@ def main() -> int:
     with wn.num_threads(arguments.threads):
         threads = wn.get_num_threads()
     machine = bench.machine_info(threads)
-    isa = str(wn.show_config(mode="dicts")["isa"]["name"])
-    alone = Alone(arguments.alone, isa, threads) if arguments.alone else None
+    alone = None
+    if arguments.alone:
+        alone = Alone(arguments.alone, str(wn.show_config(mode="dicts")["isa"]["name"]), threads)
+        if alone.missing:
+            parser.error(f"--alone: there is no {alone.missing[0]}")
     figures: dict[object, list[float]] = defaultdict(list)
     at_limit: dict[object, list[float]] = defaultdict(list)
     reasons: dict[Pair, str] = {}
     runs: dict[str, list[dict[str, float]]] = defaultdict(list)
     rivals = ("welnorm", "welnorm-out", *RIVALS) if arguments.rivals else ()
     for repeat in range(arguments.repeats):
+        Alone.measure_again()
         for group in dict.fromkeys(target.group for target in targets):
             print(f"run {repeat + 1} of {arguments.repeats}: {' and '.join(group)}", file=sys.stderr)
             of_group = [target for target in targets if target.group == group]

@@ -5,8 +5,8 @@
  * a time also copied from its end on, which was read last. Nanoseconds for 16 float32 elements, the best of
  * many rounds in turn.
  *
- * Usage: traffic_avx512 [WIDTH PARAMETERS KIB], traffic_avx2, ...: rows of a multiple of 16 elements, KIB of
- * x in all, or some usual ones (README.md says how to build them) */
+ * Usage: traffic_avx512 [WIDTH PARAMETERS ROWS], traffic_avx2, ...: a multiple of 16 elements, 0 to 2, a
+ * multiple of 8 rows, 4 MiB at most; or some usual ones (README.md says how to build them) */
 #include SIMD_HEADER
 #include "clock.h"
 
@@ -126,13 +126,6 @@ static void measure(const problem *p) {
     printf(" %9.2fx\n", best[0] / least);
 }
 
-static void measure_rows(size_t n, size_t parameters, size_t bytes, float *const *memory) {
-    size_t rows = bytes / (n * sizeof(float)) / 8 * 8;
-    if (n > 0 && n % 16 == 0 && rows > 0 && rows * n * sizeof(float) <= MOST)
-        measure(
-            &(problem){n, rows, parameters, memory[0], memory[2], memory[2] + MOST_WIDTH + 128, memory[1]});
-}
-
 int main(int count, char **arguments) {
     static const size_t starts[] = {0, 1536, 2688}; /* on a page: x, y as welnorm's, the rest */
     static const size_t usual[][2] = {{768, 2}, {1024, 1}, {2048, 1}, {4096, 1}, {4096, 2}, {8192, 0}};
@@ -143,17 +136,22 @@ int main(int count, char **arguments) {
         memset(start, 0x3c, MOST + 2 * PAGE);
         memory[i] = (float *)(start + starts[i]);
     }
-    printf("%6s %10s %7s", "width", "parameters", "x, KiB");
-    for (int kind = 0; kind < KINDS; kind++) printf(" %10s", kinds[kind].name);
-    printf(" %10s\n", "copy/best");
+    problem p = {.x = memory[0], .y = memory[1], .weight = memory[2], .bias = memory[2] + MOST_WIDTH + 128};
     if (count == 4) {
         size_t of_call[3];
         for (int i = 0; i < 3; i++) of_call[i] = strtoul(arguments[i + 1], NULL, 10);
-        measure_rows(of_call[0], of_call[1], of_call[2] << 10, memory);
+        p.n = of_call[0], p.parameters = of_call[1], p.rows = of_call[2];
+        int fits = p.n > 0 && p.n <= MOST_WIDTH && p.rows > 0 && p.rows <= MOST / sizeof(float) / p.n;
+        if (!fits || p.n % 16 || p.rows % 8 || p.parameters > 2) return 2;
     }
-    for (size_t c = 0; count != 4 && c < sizeof usual / sizeof *usual; c++) {
-        measure_rows(usual[c][0], usual[c][1], MOST / 16, memory); /* within L2, */
-        measure_rows(usual[c][0], usual[c][1], MOST, memory);      /* beyond it */
+    printf("%6s %10s %7s", "width", "parameters", "x, KiB");
+    for (int kind = 0; kind < KINDS; kind++) printf(" %10s", kinds[kind].name);
+    printf(" %10s\n", "copy/best");
+    if (count == 4) measure(&p);
+    for (size_t c = 0; count != 4 && c < 2 * (sizeof usual / sizeof *usual); c++) {
+        p.n = usual[c / 2][0], p.parameters = usual[c / 2][1];
+        p.rows = MOST / (c % 2 ? 1 : 16) / (p.n * sizeof(float)) / 8 * 8; /* within L2, beyond it */
+        measure(&p);
     }
     for (int i = 0; i < 3; i++) free((char *)memory[i] - starts[i]);
     return sink[0][0] == 0;

@@ -162,7 +162,7 @@ static void copy_states(const wn_states *to, size_t to_step, const wn_states *fr
 }
 
 /* The statistics of each `group` columns, in turn, become that of all their elements, in each of them; those
- * of all groups at once. */
+ * of all groups at once. Groups are of norms, whose M2 has no low part. */
 static void combine(const wn_job *job, const wn_states *columns, double count, size_t column_count) {
     size_t group = (size_t)job->problem->group, groups = column_count / group;
     double memory[6][WN_STRIP / 2];

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import welnorm as wn
 from welnorm import bench
-from welnorm.bench import alone, cases, contenders, limits, reference, timing
+from welnorm.bench import cases, contenders, limits, reference, timing
 
 CASE = bench.Case("layer_norm", "float32", "rows", (4, 16))
 
@@ -158,12 +158,18 @@ def test_bfloat16_without_ml_dtypes_is_missing_with_its_reason(monkeypatch):
 SUITES = Path(__file__).parent.parent / "bench"
 
 
-def test_suites_and_targets_name_cases_that_exist():
+@pytest.fixture
+def targets(monkeypatch):
+    """What `targets.py` defines; it imports what is beside it."""
+    monkeypatch.syspath_prepend(str(SUITES))
+    return runpy.run_path(str(SUITES / "targets.py"))
+
+
+def test_suites_and_targets_name_cases_that_exist(targets):
     files = sorted(SUITES.glob("bench_*.py"))
     names = [name for file in files for name in runpy.run_path(str(file))["CASES"]]
-    targets = runpy.run_path(str(SUITES / "targets.py"))["TARGETS"]
-    assert len(set(targets)) == len(targets)
-    for target in targets:
+    assert len(set(targets["TARGETS"])) == len(targets["TARGETS"])
+    for target in targets["TARGETS"]:
         names += target.group
         for _, name in target.contenders:
             assert name.partition("@")[0] in (*bench.IMPLEMENTATIONS, *bench.LIMITS)
@@ -172,8 +178,7 @@ def test_suites_and_targets_name_cases_that_exist():
     assert max(math.prod(case.shape) for case in parsed) <= 2**27  # 512 MB an array
 
 
-def test_the_limit_of_a_target_is_a_copy_that_reads_as_we_do():
-    targets = runpy.run_path(str(SUITES / "targets.py"))
+def test_the_limit_of_a_target_is_a_copy_that_reads_as_we_do(targets):
     copies, reads = bench.LIMITS, bench.LIMITS_OF_TWO_SWEEPS
     for case, names in (
         ("layer_norm/float32/rows/512x768", copies),
@@ -197,7 +202,7 @@ def test_the_limit_of_a_target_is_a_copy_that_reads_as_we_do():
     assert ratio(other, "welnorm", "welnorm", 2.0).figure_at_limit(best) is None
 
 
-def test_what_a_norm_takes_alone_is_a_limit_beside_the_copies(tmp_path):
+def test_what_a_norm_takes_alone_is_a_limit_beside_the_copies(targets, tmp_path):
     for name, lines in (
         ("arithmetic", "any sums apply both\nfloat32 9 9 2.0\nfloat32,folded 9 9 1.0\nfloat16 9 9 4.0"),
         ("traffic", "width parameters KiB copy one copy/best\n$1 $2 $3 1.0 2.0 0.50x"),
@@ -205,7 +210,9 @@ def test_what_a_norm_takes_alone_is_a_limit_beside_the_copies(tmp_path):
         program = tmp_path / f"{name}_any"
         program.write_text(f'#!/bin/sh\nprintf "{lines}\n"\n')
         program.chmod(0o755)
-    limit = alone.Alone(tmp_path, "any", threads=2)
+    limit = targets["Alone"](tmp_path, "any", threads=2)
+    assert not limit.missing
+    assert targets["Alone"](tmp_path, "other", threads=2).missing
 
     def least(case, copies):
         return limit.least(bench.Case.parse(case), copies)
@@ -216,7 +223,9 @@ def test_what_a_norm_takes_alone_is_a_limit_beside_the_copies(tmp_path):
     assert least("group_norm/float32/nhwc/8x32x32x256", {"P.read_copy": 1.0}) == 1.0
     for case in ("batch_norm_inference/float32/nc/512x512", "add_rms_norm/float32/rows/512x768"):
         assert least(case, copies) == 1.0
-    assert least("layer_norm/float32/rows/1x768", copies) == 1.0  # no row to share anything with
+    for shape in ("1x768", "15x768", "64x40"):  # less than the eight rows that the program takes, odd ones
+        assert least(f"layer_norm/float32/rows/{shape}", copies) == 1.0
+    assert least("layer_norm/float32/rows/16x16", copies) == 2.0
     none = dict.fromkeys(copies, 0.0)
     unit = 512 * 768 / 16 * 1e-9 / limit.threads
     assert least("layer_norm/float32/rows/512x768", none) == pytest.approx(2.0 * unit)
@@ -227,16 +236,15 @@ def test_what_a_norm_takes_alone_is_a_limit_beside_the_copies(tmp_path):
     )
 
 
-def test_a_limit_on_other_threads_reads_their_share(monkeypatch):
+def test_a_limit_on_other_threads_reads_their_share(targets, monkeypatch):
     reads = []
 
     def native(dst, src, nontemporal, read_first):
         reads.append((wn.get_num_threads(), read_first))
 
     monkeypatch.setattr(bench, "native_copy", lambda: native)
-    prepare = runpy.run_path(str(SUITES / "targets.py"))["prepare"]
     case = "layer_norm/float32/rows/1x300000"
-    made = prepare(case, ["P.read_copy", "welnorm-out@1", "P.read_copy@1"], 2)
+    made = targets["prepare"](case, ["P.read_copy", "welnorm-out@1", "P.read_copy@1"], 2)
     assert list(made) == [(case, name) for name in ("P.read_copy", "welnorm-out@1", "P.read_copy@1")]
     for name in ("P.read_copy", "P.read_copy@1"):
         with wn.num_threads(2), made[case, name].context():
@@ -362,8 +370,7 @@ def test_limits_with_the_extension_use_both_kinds_of_stores():
     assert calls == [(True, False, 0), (True, True, 0), (True, False, 128), (True, True, 128)]
 
 
-def test_rivals_are_compared_with_like_and_with_the_fastest_copy():
-    targets = runpy.run_path(str(SUITES / "targets.py"))
+def test_rivals_are_compared_with_like_and_with_the_fastest_copy(targets):
     runs = [
         {"welnorm": 2.0, "welnorm-out": 1.0, "torch": 6.0, "numba": 4.0, "P.copy": 0.5, "P.copy_nt": 0.25},
         {"welnorm": 2.0, "welnorm-out": 1.0, "torch": 10.0, "P.copy": 0.5, "P.copy_nt": 1.0},

@@ -164,7 +164,7 @@ def test_strides_of_fused_calls(shape, dtype, engine):
         assert fused(laid_out(x, layout)) == expected, layout
 
 
-@pytest.mark.parametrize("n", [1, 5, 33, 768, 4097, 9000])
+@pytest.mark.parametrize("n", [1, 5, 33, 768, 4097, 9000, 12_288])
 def test_row_in_any_batch(n, dtype, engine):
     row, pair = numbers(n, dtype, offset=10.0), parameters(LAYER, (n,), dtype)
     alone = wn.layer_norm(row, *pair).tobytes()
@@ -222,19 +222,6 @@ def test_neighbours_do_not_matter(norm, dtype, engine):
         with np.errstate(over="ignore"):
             y = norm(np.where(where, x, np.array(other, dtype)))
         assert y[where].tobytes() == expected, other
-
-
-@pytest.mark.parametrize("norm", [LAYER, INSTANCE], ids=name_of)
-@pytest.mark.parametrize("n", [7, 64, 300, 768, 1024, 2048])
-def test_powers_of_two_cancel(norm, n, engine):
-    """Without eps. Rows of ordinary size are finished in other ways than those near the ends of the range."""
-    exponents = np.arange(-94, 95)
-    x = np.broadcast_to(numbers(n, np.float32, offset=0.5), (1, exponents.size, n))
-    scaled = np.ldexp(x, exponents[:, None])
-    pair = parameters(norm, (1, 1, n), np.float32)
-    if norm is INSTANCE:
-        pair = tuple(np.repeat(parameter, exponents.size) for parameter in pair)
-    assert norm(scaled, *pair, eps=0.0).tobytes() == norm(x, *pair, eps=0.0).tobytes()
 
 
 def at_byte(array, offset):

@@ -20,7 +20,6 @@
 #define V CAT(v, COMPUTE)
 #define ACTIVATE CAT(activate_v, COMPUTE)
 #define IS_WIDE CAT(wn_is_wide, COMPUTE)
-#define WIDE_C CAT(WN_WIDE, COMPUTE)
 #define FOLD CAT(wn_fold, COMPUTE)
 
 #include "apply.tpl.h"
@@ -32,7 +31,6 @@
 #include "exact.tpl.h"
 
 #undef FOLD
-#undef WIDE_C
 #undef IS_WIDE
 #undef ACTIVATE
 #undef V

@@ -124,7 +124,7 @@ static ALWAYS_INLINE int FN(finish_few)(const FN(rows) * rows, size_t r, size_t 
     for (size_t k = 0; k < count; k++) {
         double mean = slots->sum[k] * rows->inverse_count, excess = slots->sum[k] * mean;
         double m2 = slots->square[k] - excess, var = m2 / rows->count + rows->eps;
-        if (!IS_USUAL((int), rows, excess, m2, var)) return 0;
+        if (!IS_USUAL(WN_WHERE, rows, excess, m2, var)) return 0;
         norms[k] = (wn_norm){mean + 0.0, 0.0, 1.0 / sqrt(var), 1.0}; /* not -0 */
         FN(norm_c) ready = FN(narrow)(&norms[k]);
         ptrdiff_t at = (ptrdiff_t)(r + k) * rows->affine_step;
@@ -134,7 +134,7 @@ static ALWAYS_INLINE int FN(finish_few)(const FN(rows) * rows, size_t r, size_t 
     return 1;
 }
 
-/* The same by vectors, without norms. Slots without a row have something in them. */
+/* The same by vectors, without norms. Slots without a row hold the sums of an ordinary one. */
 static ALWAYS_INLINE int FN(finish_many)(const FN(rows) * rows, size_t r, size_t count, FN(slots) * slots) {
     const wn_cols_norm to = {slots->mean_hi, slots->rstd, slots->offset};
     const C *weight = NULL, *bias = NULL;
@@ -167,11 +167,9 @@ static WN_NOINLINE size_t FN(finish_rows)(const FN(rows) * rows, size_t r, size_
     int is_whole = rows->row_count - r >= count;
     *folds = 1;
     if (!is_whole) count = rows->row_count - r;
-    if (WEAVES && in_teams && is_whole && count > FN(BATCH_ROWS) / 2) {
-        if (FN(finish_many)(rows, r, count, slots)) return count;
-    } else if (WEAVES && FN(finish_few)(rows, r, count, slots, norms)) {
-        return count;
-    }
+    int are_many = in_teams && is_whole && count > FN(BATCH_ROWS) / 2;
+    if (WEAVES && are_many && FN(finish_many)(rows, r, count, slots)) return count;
+    if (WEAVES && FN(finish_few)(rows, r, count, slots, norms)) return count;
     size_t k = 0;
     for (; k < count; k++) {
         const void *x = FN(row_x)(rows, r + k);

@@ -1,6 +1,7 @@
-"""What a norm's arithmetic, and its loads and stores, take alone: limits beside the copies.
+"""What a norm's arithmetic, and its loads and stores, take by themselves: limits beside the copies.
 
-They come from the programs `arithmetic_*` and `traffic_*` of a source checkout, in a build folder of CMake.
+They come from the programs `arithmetic_*` and `traffic_*` in a build folder of CMake, which run by themselves
+and on one thread: what they say is as exact as the machine is steady.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cases import ADDS, RMS_NORMS, Case
+from welnorm.bench import Case
+from welnorm.bench.cases import ADDS, RMS_NORMS
 
-#: What `traffic_*` has memory for, and the rows that it takes at least.
-MOST_BYTES, LEAST_ROWS = 1 << 22, 8
+#: What `traffic_*` has memory for, and how many rows it takes at a time.
+MOST_BYTES, ROWS = 1 << 22, 8
 
 
 @functools.cache
@@ -34,8 +36,18 @@ class Alone:
     isa: str
     threads: int
 
+    @property
+    def missing(self) -> list[Path]:
+        """The programs that are not there."""
+        return [path for path in map(self._program, ("arithmetic", "traffic")) if not path.is_file()]
+
     def _program(self, name: str) -> Path:
         return self.build / f"{name}_{self.isa}"
+
+    @staticmethod
+    def measure_again() -> None:
+        """Forget what was measured."""
+        _output.cache_clear()
 
     def arithmetic(self, case: Case) -> float:
         """Return the seconds that its sums in float64 and its apply step take from L1; 0 if none is timed.
@@ -56,18 +68,18 @@ class Alone:
         width, rows = case.statistic_span, math.prod(case.shape) // case.statistic_span // self.threads
         is_known = case.has_statistics and case.dtype == "float32" and case.op not in ADDS
         is_known &= case.layout in ("rows", "nchw") and width % 16 == 0
-        if not is_known or rows < LEAST_ROWS or width * 4 * LEAST_ROWS > MOST_BYTES:
+        rows = min(rows, MOST_BYTES // (width * 4)) // ROWS * ROWS
+        if not is_known or rows == 0:
             return 1.0
         parameters = 0 if case.layout != "rows" else 1 if case.op in RMS_NORMS else 2
-        share = min(rows * width * 4, MOST_BYTES) >> 10
-        ((*_, ratio),) = _output(self._program("traffic"), width, parameters, share)
+        ((*_, ratio),) = _output(self._program("traffic"), width, parameters, rows)
         return 1.0 / float(ratio.rstrip("x"))
 
     def least(self, case: Case, copies: Mapping[str, float]) -> float:
-        """Return the seconds below which it cannot be, given those of the copies that could be in its place.
+        """Return the seconds of what takes longest, given those of the copies that could be in its place.
 
         Loads and stores count where ordinary stores are the faster ones: the program has no others.
         """
         fastest = min(copies, key=copies.__getitem__)
-        factor = self.traffic(case) if fastest.startswith("P.copy") and "_nt" not in fastest else 1.0
+        factor = self.traffic(case) if fastest == "P.copy" else 1.0
         return max(copies[fastest] * max(factor, 1.0), self.arithmetic(case))
