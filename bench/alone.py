@@ -63,13 +63,14 @@ class Alone:
     def traffic(self, case: Case) -> float:
         """Return how many times as long as a copy its loads and stores take, in the best order of eight.
 
-        That is known of statistics that lie together, in float32: of rows, and channels first.
+        That is known of statistics that lie together, in float32: of rows, and channels first; and of what
+        the program has memory for. A thread's share of more goes at the speed of what all threads share.
         """
-        width, rows = case.statistic_span, math.prod(case.shape) // case.statistic_span // self.threads
+        width = case.statistic_span
+        rows = math.prod(case.shape) // width // self.threads // ROWS * ROWS
         is_known = case.has_statistics and case.dtype == "float32" and case.op not in ADDS
         is_known &= case.layout in ("rows", "nchw") and width % 16 == 0
-        rows = min(rows, MOST_BYTES // (width * 4)) // ROWS * ROWS
-        if not is_known or rows == 0:
+        if not is_known or not 0 < rows * width * 4 <= MOST_BYTES:
             return 1.0
         parameters = 0 if case.layout != "rows" else 1 if case.op in RMS_NORMS else 2
         ((*_, ratio),) = _output(self._program("traffic"), width, parameters, rows)

@@ -223,7 +223,7 @@ def test_what_a_norm_takes_alone_is_a_limit_beside_the_copies(targets, tmp_path)
     assert least("group_norm/float32/nhwc/8x32x32x256", {"P.read_copy": 1.0}) == 1.0
     for case in ("batch_norm_inference/float32/nc/512x512", "add_rms_norm/float32/rows/512x768"):
         assert least(case, copies) == 1.0
-    for shape in ("1x768", "15x768", "64x40"):  # less than the eight rows that the program takes, odd ones
+    for shape in ("1x768", "15x768", "64x40", "4096x768"):  # too few rows, odd ones, too many
         assert least(f"layer_norm/float32/rows/{shape}", copies) == 1.0
     assert least("layer_norm/float32/rows/16x16", copies) == 2.0
     none = dict.fromkeys(copies, 0.0)
