@@ -34,3 +34,16 @@ unsigned wn_cpu_features(void) { return WN_CPU_NEON; }
 #else
 unsigned wn_cpu_features(void) { return 0; }
 #endif
+
+#ifdef __x86_64__
+#    include <xmmintrin.h>
+wn_environment wn_get_environment(void) { return _mm_getcsr(); }
+void wn_set_environment(wn_environment environment) { _mm_setcsr(environment); }
+#else
+wn_environment wn_get_environment(void) {
+    fenv_t environment;
+    fegetenv(&environment);
+    return environment;
+}
+void wn_set_environment(wn_environment environment) { fesetenv(&environment); }
+#endif

@@ -3,6 +3,8 @@
 #endif
 #include "threads.h"
 
+#include "cpu.h"
+
 #include <fenv.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -10,9 +12,6 @@
 
 #ifdef _OPENMP
 #    include <omp.h>
-#endif
-#ifdef __x86_64__
-#    include <xmmintrin.h>
 #endif
 #ifndef _WIN32
 #    include <pthread.h>
@@ -278,26 +277,10 @@ static void note_region(int64_t lost_ns) {
     }
 }
 
-/* The floating-point environment of what we compile: on x86-64 not that of the x87, which takes ten times as
- * long to get or set. */
-#    ifdef __x86_64__
-typedef unsigned environment;
-static environment get_environment(void) { return _mm_getcsr(); }
-static void set_environment(environment state) { _mm_setcsr(state); }
-#    else
-typedef fenv_t environment;
-static environment get_environment(void) {
-    fenv_t state;
-    fegetenv(&state);
-    return state;
-}
-static void set_environment(environment state) { fesetenv(&state); }
-#    endif
-
 /* Returns what the region lost: see note_region. */
 static int64_t run_team(int n, wn_body body, void *context) {
     int64_t start_ns = now_ns(), own_ns = 0;
-    environment callers = get_environment();
+    wn_environment callers = wn_get_environment();
 #    pragma omp parallel num_threads(n) default(none) shared(body, context, callers, own_ns)
     {
         int thread = omp_get_thread_num(), thread_count = omp_get_num_threads();
@@ -307,10 +290,10 @@ static int64_t run_team(int n, wn_body body, void *context) {
             body(context, thread, thread_count);
             own_ns = now_ns() - begin_ns;
         } else {
-            environment own = get_environment();
-            set_environment(callers);
+            wn_environment own = wn_get_environment();
+            wn_set_environment(callers);
             body(context, thread, thread_count);
-            set_environment(own);
+            wn_set_environment(own);
         }
     }
     return now_ns() - start_ns - n * own_ns;
