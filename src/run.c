@@ -228,8 +228,7 @@ static bool weave(const wn_job *job, size_t unit, size_t part, void *memory, wn_
     if (job->adds) add_part(job, unit + 1, part);
     size_t first = part * job->part_blocks, end = wn_min(job->blocks, first + job->part_blocks);
     for (size_t index = first; index < end; index++) {
-        /* of a long run the last block first, which L1 has yet, where it is as long as the one that is summed
-         */
+        /* of a long run the last block first, which L1 has yet, where it is as long as the one summed */
         run_block summed = block_at(job, index), block = block_at(job, first + end - 1 - index);
         if (job->stream || summed.run_count > 1 || block.run_count > 1 || block.n != summed.n) block = summed;
         wn_offset at = locate_segment(job, unit, block.segment);

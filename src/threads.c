@@ -102,8 +102,8 @@ static int64_t now_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* As it was a millisecond ago at most: the only limit that is a system call, which takes a third of what a
- * small region does. */
+/* As it was a millisecond ago at most: the only limit that is a system call, which takes nearly half as long
+ * as the smallest region. */
 static int recent_affinity_limit(void) {
     static _Thread_local struct {
         int64_t until_ns;

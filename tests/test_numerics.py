@@ -311,6 +311,19 @@ def test_n5_bias_brings_the_product_back(norm, dtype, engine):
     assert_precise(y[finite], exact[finite], size[finite])
 
 
+@pytest.mark.parametrize("norm", [LAYER, RMS, INSTANCE], ids=name_of)
+@pytest.mark.parametrize("n", [7, 64, 300, 768, 1024, 2048])
+def test_powers_of_two_cancel_without_eps(norm, n, rng, engine):
+    """Rows of ordinary size are finished in other ways than those near the ends of the range."""
+    exponents = np.arange(-94, 95)
+    if norm is RMS:  # whose sums of squares are of float32 here, of float64 beyond
+        exponents = exponents[np.abs(exponents) < 48]
+    x = np.broadcast_to(np.float32(rng.uniform(-0.5, 1.5, n)), (1, exponents.size, n))
+    weight, bias = np.float32(rng.normal(size=(2, exponents.size if norm is INSTANCE else n)))
+    y = norm(np.ldexp(x, exponents[:, None]), weight, bias, eps=0.0)
+    assert y.tobytes() == norm(x, weight, bias, eps=0.0).tobytes()
+
+
 # ---- N6: constant rows
 
 
@@ -362,19 +375,6 @@ SPOILERS = {"nan": ([np.nan], np.nan), "inf": ([np.inf], np.inf), "-inf": ([-np.
 
 
 SPOILT = [*itertools.product(WIDE, [5, 40, 600, 4500, 20000]), *itertools.product(NARROW, [40, 4500])]
-
-
-@pytest.mark.parametrize("norm", [LAYER, RMS, INSTANCE], ids=name_of)
-@pytest.mark.parametrize("n", [7, 64, 300, 768, 1024, 2048])
-def test_powers_of_two_cancel_without_eps(norm, n, rng, engine):
-    """Rows of ordinary size are finished in other ways than those near the ends of the range."""
-    exponents = np.arange(-94, 95)
-    if norm is RMS:  # whose sums of squares are of float32 here, of float64 beyond
-        exponents = exponents[np.abs(exponents) < 48]
-    x = np.broadcast_to(np.float32(rng.uniform(-0.5, 1.5, n)), (1, exponents.size, n))
-    weight, bias = np.float32(rng.normal(size=(2, exponents.size if norm is INSTANCE else n)))
-    y = norm(np.ldexp(x, exponents[:, None]), weight, bias, eps=0.0)
-    assert y.tobytes() == norm(x, weight, bias, eps=0.0).tobytes()
 
 
 @EVERY_ENGINE
