@@ -1,9 +1,9 @@
 /* What the drivers share: a problem cut into units and parts, and the way to its elements.
  *
- * A unit holds whole statistics: one statistic in the pattern run, a strip of columns in cols. A part is a
- * fixed number of a unit's blocks. Units and parts are shared out among threads, but which blocks exist and
- * in which order they merge (blocks within a part, then parts) depends on the shape alone: the bits of a
- * result depend neither on the number of threads nor on what else is in the batch. */
+ * A unit holds whole statistics: one or, of long rows, WN_TEAM in the pattern run, a strip of columns in
+ * cols. A part is a fixed number of a unit's blocks. Units and parts are shared out among threads, but which
+ * blocks exist and in which order they merge (blocks within a part, then parts) depends on the shape alone:
+ * the bits of a result depend neither on the number of threads nor on what else is in the batch. */
 #ifndef WN_JOB_H
 #define WN_JOB_H
 
@@ -87,6 +87,10 @@ extern const wn_pattern_ops wn_run_ops, wn_cols_ops;
 
 /* The whole of a problem with given statistics; false, and nothing done, if it is not for this way. */
 bool wn_apply_given(const wn_job *job, int threads);
+
+/* Whether rows of more than a block share the loads of a weight of their length, WN_TEAM at a time, within
+ * the cache: enough of them for that many threads. */
+bool wn_go_side_by_side(const wn_job *job, size_t threads);
 
 /* In place of part_apply on all parts, of the pattern run: the unit as int8. */
 void wn_quantize_unit(const wn_job *job, size_t unit, void *scratch);

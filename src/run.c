@@ -6,8 +6,8 @@
 typedef struct {
     double x[WN_BLOCK], y[WN_BLOCK]; /* room for a block of any dtype */
     const void *runs[WN_BLOCK_RUNS];
-    wn_norm norm;
-    bool wide;
+    wn_norm norm[WN_TEAM];
+    bool wide[WN_TEAM];
 } run_scratch;
 
 /* A block: run_count runs of n elements each, from `begin` on within the segments from `segment` on. */
@@ -17,6 +17,13 @@ typedef struct {
 
 static size_t segment_blocks(const wn_job *job) {
     return wn_ceil_div((size_t)job->problem->inner.count, WN_BLOCK);
+}
+
+/* Whether rows of one segment have parameters that vary along them, or what stands for such (without a mean,
+ * a weight always does). */
+static bool have_parameters(const wn_job *job) {
+    const wn_problem *p = job->problem;
+    return p->reduced.count == 1 && (!p->centred || (job->inner_affine && (p->weight || p->bias)));
 }
 
 /* How many whole segments share a block. */
@@ -40,45 +47,64 @@ static run_block block_at(const wn_job *job, size_t index) {
     return (run_block){segment, wn_min(per_block, segments - segment), 0, n};
 }
 
+static bool can_weave(const wn_job *job) {
+    const wn_problem *p = job->problem;
+    return p->y && job->direct_x && job->direct_y && !job->to_compute && !p->activation && !p->mask &&
+           !p->exact && !p->scale && !job->compute_f64 && p->reduced.ndim <= 1 && !is_packed(job);
+}
+
+bool wn_go_side_by_side(const wn_job *job, size_t threads) {
+    enum { FEW_UNITS = 4 };
+    const wn_axis rows = wn_last_axis(&job->problem->outer);
+    return can_weave(job) && have_parameters(job) && job->problem->inner.count > WN_BLOCK &&
+           rows.count == job->problem->outer.count && rows.affine_stride == 0 &&
+           (size_t)rows.count >= FEW_UNITS * WN_TEAM * threads;
+}
+
 static void cut(wn_job *job, size_t threads) {
-    (void)threads;
     size_t segments = (size_t)job->problem->reduced.count;
-    job->units = (size_t)job->problem->outer.count;
-    job->unit_columns = job->strips = 1;
     job->blocks =
         block_segments(job) > 1 ? wn_ceil_div(segments, block_segments(job)) : segments * segment_blocks(job);
     job->part_blocks = wn_ceil_div(job->blocks, WN_MAX_PARTS);
     if (job->part_blocks < WN_PART_BLOCKS) job->part_blocks = WN_PART_BLOCKS;
     job->parts = wn_ceil_div(job->blocks, job->part_blocks);
-    const wn_problem *p = job->problem;
-    job->weaves = p->y && job->direct_x && job->direct_y && !job->to_compute && !p->activation && !p->mask &&
-                  !p->exact && !p->scale && !job->compute_f64 && p->reduced.ndim <= 1 && !is_packed(job);
+    job->weaves = can_weave(job);
+    job->strips = 1;
+    /* not past the cache: as many streams to memory take longer */
+    job->unit_columns = !job->stream && wn_go_side_by_side(job, threads) ? WN_TEAM : 1;
+    job->units = wn_ceil_div((size_t)job->problem->outer.count, job->unit_columns);
 }
 
-static const char *segment_x(const wn_job *job, size_t unit, size_t segment) {
-    const wn_problem *p = job->problem;
-    return (const char *)p->x + wn_locate(&p->outer, unit).x + wn_locate(&p->reduced, segment).x;
+/* A unit's rows, from *first on. A row is all that a statistic is of. */
+static size_t unit_rows(const wn_job *job, size_t unit, size_t *first) {
+    *first = unit * job->unit_columns;
+    return wn_min(job->unit_columns, (size_t)job->problem->outer.count - *first);
 }
 
-static const uint8_t *segment_mask(const wn_job *job, size_t unit, size_t segment) {
+static const char *segment_x(const wn_job *job, size_t row, size_t segment) {
     const wn_problem *p = job->problem;
-    return p->mask + wn_locate(&p->outer, unit).mask + wn_locate(&p->reduced, segment).mask;
+    return (const char *)p->x + wn_locate(&p->outer, row).x + wn_locate(&p->reduced, segment).x;
+}
+
+static const uint8_t *segment_mask(const wn_job *job, size_t row, size_t segment) {
+    const wn_problem *p = job->problem;
+    return p->mask + wn_locate(&p->outer, row).mask + wn_locate(&p->reduced, segment).mask;
 }
 
 /* Makes runs in scratch point at the block's runs, packed or scaled first where that is called for; what the
  * mask leaves of them is packed into one. Returns their number and length, which may be 0. */
-static size_t load_block(const wn_job *job, size_t unit, const run_block *block, double scale,
+static size_t load_block(const wn_job *job, size_t row, const run_block *block, double scale,
                          run_scratch *scratch, size_t *n) {
     char *packed = (char *)scratch->x, *dst = packed;
     bool packs = is_packed(job) || job->problem->mask;
     bool direct = job->direct_x && scale == 1.0 && !packs;
     for (size_t i = 0; i < block->run_count; i++) {
-        const char *x = segment_x(job, unit, block->segment + i);
+        const char *x = segment_x(job, row, block->segment + i);
         size_t kept = block->n;
         if (!direct) wn_gather(job, x, block->begin, block->n, scale, dst);
         if (!packs) scratch->runs[i] = direct ? x + block->begin * job->x_size : dst;
         if (job->problem->mask)
-            kept = wn_compress(job, segment_mask(job, unit, block->segment + i), block->begin, block->n, dst);
+            kept = wn_compress(job, segment_mask(job, row, block->segment + i), block->begin, block->n, dst);
         dst += kept * job->x_size;
     }
     *n = block->n;
@@ -88,14 +114,14 @@ static size_t load_block(const wn_job *job, size_t unit, const run_block *block,
     return 1;
 }
 
-static void scaled_part_moments(const wn_job *job, size_t unit, size_t part, double scale,
+static void scaled_part_moments(const wn_job *job, size_t row, size_t part, double scale,
                                 run_scratch *scratch, wn_state *state) {
     size_t end = wn_min(job->blocks, (part + 1) * job->part_blocks);
     *state = (wn_state){0};
     for (size_t index = part * job->part_blocks; index < end; index++) {
         run_block block = block_at(job, index);
         wn_state of_block;
-        size_t n, runs = load_block(job, unit, &block, scale, scratch, &n);
+        size_t n, runs = load_block(job, row, &block, scale, scratch, &n);
         if (n == 0) continue; /* all of it masked */
         if (job->problem->exact) {
             job->kernels->exact_run(scratch->runs, runs, n, &of_block);
@@ -107,45 +133,52 @@ static void scaled_part_moments(const wn_job *job, size_t unit, size_t part, dou
     }
 }
 
-static void put(wn_unit_state *to, const wn_state *state, double scale) {
+static void put(const wn_unit_state *to, size_t k, const wn_state *state, double scale) {
     *to->count = state->count;
-    wn_put_state(&to->states, 0, state);
-    *to->scale = scale;
+    wn_put_state(&to->states, k, state);
+    to->scale[k] = scale;
 }
 
-static void add_part(const wn_job *job, size_t unit, size_t part) {
+static void add_part(const wn_job *job, size_t row, size_t part) {
     size_t end = wn_min(job->blocks, (part + 1) * job->part_blocks);
     for (size_t index = part * job->part_blocks; index < end; index++) {
         run_block block = block_at(job, index);
         for (size_t i = 0; i < block.run_count; i++) {
-            const char *x = segment_x(job, unit, block.segment + i) + block.begin * job->x_size;
+            const char *x = segment_x(job, row, block.segment + i) + block.begin * job->x_size;
             wn_add_elements(job, x - (const char *)job->problem->x, block.n);
         }
     }
 }
 
 static void part_moments(const wn_job *job, size_t unit, size_t part, void *scratch, wn_unit_state *to) {
-    wn_state state;
-    if (job->adds) add_part(job, unit, part);
-    scaled_part_moments(job, unit, part, 1.0, scratch, &state);
-    put(to, &state, 1.0);
+    size_t first, rows = unit_rows(job, unit, &first);
+    for (size_t k = 0; k < rows; k++) {
+        wn_state state;
+        if (job->adds) add_part(job, first + k, part);
+        scaled_part_moments(job, first + k, part, 1.0, scratch, &state);
+        put(to, k, &state, 1.0);
+    }
 }
 
 static void merge(const wn_job *job, size_t unit, wn_unit_state *a, const wn_unit_state *b) {
-    (void)unit;
-    wn_state merged = wn_get_state(a, 0), other = wn_get_state(b, 0);
-    if (job->problem->exact)
-        wn_merge_exact(&merged, &other);
-    else
-        wn_merge(&merged, &other);
-    put(a, &merged, 1.0);
+    size_t first, rows = unit_rows(job, unit, &first);
+    double count = *a->count;
+    for (size_t k = 0; k < rows; k++) {
+        *a->count = count;
+        wn_state merged = wn_get_state(a, k), other = wn_get_state(b, k);
+        if (job->problem->exact)
+            wn_merge_exact(&merged, &other);
+        else
+            wn_merge(&merged, &other);
+        put(a, k, &merged, 1.0);
+    }
 }
 
-static double unit_max_magnitude(const wn_job *job, size_t unit, run_scratch *scratch) {
+static double row_max_magnitude(const wn_job *job, size_t row, run_scratch *scratch) {
     double most = 0.0;
     for (size_t index = 0; index < job->blocks; index++) {
         run_block block = block_at(job, index);
-        size_t n, runs = load_block(job, unit, &block, 1.0, scratch, &n);
+        size_t n, runs = load_block(job, row, &block, 1.0, scratch, &n);
         for (size_t i = 0; i < runs; i++) {
             double magnitude = wn_max_magnitude(scratch->runs[i], n);
             if (!(magnitude <= most)) most = magnitude;
@@ -156,31 +189,37 @@ static double unit_max_magnitude(const wn_job *job, size_t unit, run_scratch *sc
 }
 
 static void settle(const wn_job *job, size_t unit, void *scratch, wn_unit_state *to) {
-    wn_state state = wn_get_state(to, 0);
-    if (!wn_needs_scale(job, &state)) return;
-    double scale = wn_scale_for(unit_max_magnitude(job, unit, scratch), job->problem->eps);
-    if (scale == 1.0) return;
-    state = (wn_state){0};
-    for (size_t part = 0; part < job->parts; part++) {
-        wn_state of_part;
-        scaled_part_moments(job, unit, part, scale, scratch, &of_part);
-        wn_merge(&state, &of_part);
+    size_t first, rows = unit_rows(job, unit, &first);
+    for (size_t k = 0; k < rows; k++) {
+        wn_state state = wn_get_state(to, k);
+        if (!wn_needs_scale(job, &state)) continue;
+        double scale = wn_scale_for(row_max_magnitude(job, first + k, scratch), job->problem->eps);
+        if (scale == 1.0) continue;
+        state = (wn_state){0};
+        for (size_t part = 0; part < job->parts; part++) {
+            wn_state of_part;
+            scaled_part_moments(job, first + k, part, scale, scratch, &of_part);
+            wn_merge(&state, &of_part);
+        }
+        put(to, k, &state, scale);
     }
-    put(to, &state, scale);
 }
 
 static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_state *from) {
-    (void)unit;
     run_scratch *scratch = memory;
-    wn_state state = wn_get_state(from, 0);
-    double scale = *from->scale, eps = job->problem->eps * scale * scale;
-    scratch->norm = wn_finish(&state, eps);
-    scratch->norm.scale = scale;
-    scratch->wide = scale != 1.0 || wn_is_wide(job, &scratch->norm, state.m2, eps);
+    size_t first, rows = unit_rows(job, unit, &first);
+    for (size_t k = 0; k < rows; k++) {
+        wn_state state = wn_get_state(from, k);
+        double scale = from->scale[k], eps = job->problem->eps * scale * scale;
+        scratch->norm[k] = wn_finish(&state, eps);
+        scratch->norm[k].scale = scale;
+        scratch->wide[k] = scale != 1.0 || wn_is_wide(job, &scratch->norm[k], state.m2, eps);
+    }
 }
 
-/* Applies the norm to elements [begin, begin + n) of the segment that lies `at` in x, into `to`. */
-static void apply(const wn_job *job, run_scratch *scratch, wn_offset at, size_t begin, size_t n, void *to) {
+/* Applies norm k to elements [begin, begin + n) of the segment that lies `at` in x, into `to`. */
+static void apply(const wn_job *job, run_scratch *scratch, size_t k, wn_offset at, size_t begin, size_t n,
+                  void *to) {
     const char *x = (const char *)job->problem->x + at.x;
     const void *from = x + begin * job->x_size;
     wn_affine affine = wn_affine_at(job, at.affine + (job->inner_affine ? (ptrdiff_t)begin : 0));
@@ -188,29 +227,28 @@ static void apply(const wn_job *job, run_scratch *scratch, wn_offset at, size_t 
         wn_gather(job, x, begin, n, 1.0, scratch->x);
         from = scratch->x;
     }
-    if (scratch->wide)
-        wn_wide_apply(job, from, to, n, &scratch->norm, &affine);
+    if (scratch->wide[k])
+        wn_wide_apply(job, from, to, n, &scratch->norm[k], &affine);
     else
-        job->kernels->apply_run(from, to, n, &scratch->norm, &affine);
+        job->kernels->apply_run(from, to, n, &scratch->norm[k], &affine);
 }
 
-static wn_offset locate_segment(const wn_job *job, size_t unit, size_t segment) {
+static wn_offset locate_segment(const wn_job *job, size_t row, size_t segment) {
     const wn_problem *p = job->problem;
-    wn_offset at = wn_locate(&p->outer, unit), within = wn_locate(&p->reduced, segment);
+    wn_offset at = wn_locate(&p->outer, row), within = wn_locate(&p->reduced, segment);
     return (wn_offset){at.x + within.x, at.y + within.y, at.affine + within.affine, at.mask + within.mask};
 }
 
-static void part_apply(const wn_job *job, size_t unit, size_t part, void *memory) {
-    run_scratch *scratch = memory;
+static void row_part_apply(const wn_job *job, size_t row, size_t k, size_t part, run_scratch *scratch) {
     const wn_problem *p = job->problem;
     size_t end = wn_min(job->blocks, (part + 1) * job->part_blocks);
     for (size_t index = part * job->part_blocks; index < end; index++) {
         run_block block = block_at(job, index);
         for (size_t i = 0; i < block.run_count; i++) {
-            wn_offset at = locate_segment(job, unit, block.segment + i);
+            wn_offset at = locate_segment(job, row, block.segment + i);
             char *y = (char *)p->y + at.y;
             void *to = job->direct_y ? (void *)(y + block.begin * job->y_size) : (void *)scratch->y;
-            apply(job, scratch, at, block.begin, block.n, to);
+            apply(job, scratch, k, at, block.begin, block.n, to);
             if (p->mask)
                 wn_zero_masked(job, p->mask + at.mask, block.begin, block.n, to,
                                job->direct_y ? job->y_size : job->compute_size);
@@ -219,32 +257,51 @@ static void part_apply(const wn_job *job, size_t unit, size_t part, void *memory
     }
 }
 
+static void part_apply(const wn_job *job, size_t unit, size_t part, void *scratch) {
+    size_t first, rows = unit_rows(job, unit, &first);
+    for (size_t k = 0; k < rows; k++) row_part_apply(job, first + k, k, part, scratch);
+}
+
+/* Applies a block of each of the unit's rows, and sums one of each of the next unit's. */
+static void weave_block(const wn_job *job, size_t unit, const run_block *summed, const run_block *block,
+                        const run_scratch *scratch, wn_state *of_block) {
+    const wn_problem *p = job->problem;
+    size_t row, rows = unit_rows(job, unit, &row);
+    wn_offset at = locate_segment(job, row, block->segment);
+    wn_affine affine = wn_affine_at(job, at.affine + (job->inner_affine ? (ptrdiff_t)block->begin : 0));
+    const char *x = (const char *)p->x + at.x + block->begin * job->x_size;
+    char *y = (char *)p->y + at.y + block->begin * job->y_size;
+    const char *next = segment_x(job, row + rows, summed->segment) + summed->begin * job->x_size;
+    if (have_parameters(job)) {
+        const wn_axis axis = wn_last_axis(&p->outer);
+        const wn_runs runs = {rows, block->n, x, y, rows > 1 ? axis.x_stride : next - x, axis.y_stride, 0};
+        job->kernels->norm_rows_and_moments(&runs, p->centred, scratch->norm, &affine, of_block);
+    } else {
+        const wn_axis axis = wn_last_axis(&p->reduced); /* the only one */
+        const wn_runs runs = {block->run_count, block->n,          x, y, axis.x_stride,
+                              axis.y_stride,    axis.affine_stride};
+        job->kernels->norm_and_moments(next, &runs, p->centred, scratch->norm, &affine, of_block);
+    }
+}
+
 static bool weave(const wn_job *job, size_t unit, size_t part, void *memory, wn_unit_state *to) {
     const run_scratch *scratch = memory;
-    const wn_problem *p = job->problem;
-    const wn_axis segments = wn_last_axis(&p->reduced); /* the only one */
-    wn_state state = {0}, of_block;
-    if (scratch->wide) return false;
-    if (job->adds) add_part(job, unit + 1, part);
+    wn_state states[WN_TEAM], of_block[WN_TEAM];
+    size_t next, rows = unit_rows(job, unit + 1, &next);
+    if (rows < job->unit_columns) return false;
+    for (size_t k = 0; k < rows; k++)
+        if (scratch->wide[k]) return false;
+    for (size_t k = 0; k < rows && job->adds; k++) add_part(job, next + k, part);
     size_t first = part * job->part_blocks, end = wn_min(job->blocks, first + job->part_blocks);
     for (size_t index = first; index < end; index++) {
         /* of a long run the last block first, which L1 has yet, where it is as long as the one summed */
         run_block summed = block_at(job, index), block = block_at(job, first + end - 1 - index);
-        if (job->stream || summed.run_count > 1 || block.run_count > 1 || block.n != summed.n) block = summed;
-        wn_offset at = locate_segment(job, unit, block.segment);
-        wn_affine affine = wn_affine_at(job, at.affine + (job->inner_affine ? (ptrdiff_t)block.begin : 0));
-        const wn_runs runs = {block.run_count,
-                              block.n,
-                              (const char *)p->x + at.x + block.begin * job->x_size,
-                              (char *)p->y + at.y + block.begin * job->y_size,
-                              segments.x_stride,
-                              segments.y_stride,
-                              segments.affine_stride};
-        const char *next = segment_x(job, unit + 1, summed.segment) + summed.begin * job->x_size;
-        job->kernels->norm_and_moments(next, &runs, p->centred, &scratch->norm, &affine, &of_block);
-        wn_merge(&state, &of_block);
+        if (job->stream || rows > 1 || summed.run_count > 1 || block.run_count > 1 || block.n != summed.n)
+            block = summed;
+        weave_block(job, unit, &summed, &block, scratch, index == first ? states : of_block);
+        for (size_t k = 0; k < rows && index > first; k++) wn_merge(&states[k], &of_block[k]);
     }
-    put(to, &state, 1.0);
+    for (size_t k = 0; k < rows; k++) put(to, k, &states[k], 1.0);
     return true;
 }
 
@@ -254,7 +311,7 @@ static double largest_result(const wn_job *job, size_t unit, run_scratch *scratc
     for (size_t index = 0; index < job->blocks; index++) {
         run_block block = block_at(job, index);
         for (size_t i = 0; i < block.run_count; i++) {
-            apply(job, scratch, locate_segment(job, unit, block.segment + i), block.begin, block.n,
+            apply(job, scratch, 0, locate_segment(job, unit, block.segment + i), block.begin, block.n,
                   scratch->y);
             double magnitude = job->kernels->max_magnitude(scratch->y, block.n);
             if (most == most && !(magnitude <= most)) most = magnitude;
@@ -278,7 +335,7 @@ void wn_quantize_unit(const wn_job *job, size_t unit, void *memory) {
         run_block block = block_at(job, index);
         for (size_t i = 0; i < block.run_count; i++) {
             wn_offset at = locate_segment(job, unit, block.segment + i);
-            if (!is_there) apply(job, scratch, at, block.begin, block.n, scratch->y);
+            if (!is_there) apply(job, scratch, 0, at, block.begin, block.n, scratch->y);
             job->kernels->quantize(scratch->y, (int8_t *)p->y + at.y + block.begin, block.n, *scale);
         }
     }
@@ -298,9 +355,9 @@ void wn_run_one_unit(const wn_job *whole, size_t unit) {
 }
 
 static size_t first_statistic(const wn_job *job, size_t unit, size_t *count) {
-    (void)job;
-    *count = 1;
-    return unit;
+    size_t first;
+    *count = unit_rows(job, unit, &first);
+    return first;
 }
 
 const wn_pattern_ops wn_run_ops = {sizeof(run_scratch), cut,   part_moments,   merge, settle, finish,

@@ -14,6 +14,7 @@ enum {
     WN_BLOCK = 4096,     /* elements of a block in the pattern run: at most 32 KiB, within L1 */
     WN_BLOCK_RUNS = 128, /* and at most so many runs */
     WN_ROWS = 128,       /* rows of a block in the pattern cols */
+    WN_TEAM = 4,         /* rows that go side by side, at most, where they share weight and bias */
     WN_STRIP = 512       /* columns whose statistics one kernel call may take */
 };
 

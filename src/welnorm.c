@@ -292,12 +292,14 @@ static wn_status run_units(wn_call *call, int threads, bool split, size_t bytes)
 
 /* Ordinary stores read each line before they write it, and drive what is read next out of the cache. Past the
  * cache they go where the data is more than fits (others use it too, and long units, read again later, are
- * driven out sooner), and whole lines of y are written that nothing reads: y is not x. In the pattern cols,
- * rows must lie alike to their lines. */
-static bool is_streamed(const wn_job *job, size_t bytes) {
+ * driven out sooner; rows side by side gain more within it, unless one thread goes through all), and whole
+ * lines of y are written that nothing reads: y is not x. In the pattern cols, rows must lie alike to their
+ * lines. */
+static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
     const wn_problem *p = job->problem;
     bool has_long_units = p->pattern == WN_RUN && p->reduced.count * p->inner.count > LONG_UNIT;
-    size_t fits = wn_cache_bytes() / 8 * (has_long_units && !p->given_mean ? 5 : 7);
+    bool gains_within = p->given_mean || (threads > 1 && wn_go_side_by_side(job, threads));
+    size_t fits = wn_cache_bytes() / 8 * (has_long_units && !gains_within ? 5 : 7);
     if (!p->y || p->y == p->x || !job->direct_y || job->to_compute || bytes <= fits) return false;
     if ((uintptr_t)p->y % job->y_size != 0) return false;
     bool alike = true;
@@ -326,13 +328,13 @@ wn_status wn_run(const wn_problem *p) {
     wn_call call = {.job = make_job(p), .ops = p->pattern == WN_RUN ? &wn_run_ops : &wn_cols_ops};
     wn_job *job = &call.job;
     size_t bytes = problem_bytes(p, job);
-    job->stream = is_streamed(job, bytes);
+    int threads = wn_threads_for(bytes, SIZE_MAX);
+    job->stream = is_streamed(job, bytes, (size_t)threads);
     job->far = is_far(job, bytes);
     if (is_rows(job)) {
         wn_parallel(wn_threads_for(bytes, (size_t)p->outer.count), rows_body, job);
         return WN_OK;
     }
-    int threads = wn_threads_for(bytes, SIZE_MAX);
     if (p->given_mean && wn_apply_given(job, threads)) return WN_OK;
     call.ops->cut(job, (size_t)threads);
     bool split =

@@ -55,7 +55,7 @@ static ALWAYS_INLINE int FN(fold)(const wn_norm *norm, const wn_affine *affine, 
 
 /* Rows on their way through the apply step side by side, where they share the loads of weight and bias: all
  * are done up to element i. Their norms, with the parameters folded in if those do not vary along a row. */
-enum { FN(MOST_ROWS) = 4 };
+enum { FN(MOST_ROWS) = WN_TEAM };
 
 typedef struct {
     const T *x[FN(MOST_ROWS)];

@@ -297,8 +297,8 @@ static ALWAYS_INLINE FN(sums)
 }
 
 /* The state of the block that has these first sums. */
-static ALWAYS_INLINE wn_state FN(block_state)(const void *const *runs, size_t run_count, size_t n,
-                                              int centred, double count, double inverse_count, FN(sums) s) {
+static WN_NOINLINE wn_state FN(block_state)(const void *const *runs, size_t run_count, size_t n, int centred,
+                                            double count, double inverse_count, FN(sums) s) {
     double shift = 0.0;
     if (!centred) {
         if (IS_FLOAT64 && s.square != s.square) s.square = FN(plain_squares)(runs, run_count, n);
@@ -322,8 +322,8 @@ static ALWAYS_INLINE wn_state FN(block_state)(const void *const *runs, size_t ru
     return block;
 }
 
-static void FN(moments_run)(const void *const *runs, size_t run_count, size_t n, int centred,
-                            wn_state *block) {
+static WN_NOINLINE void FN(moments_run)(const void *const *runs, size_t run_count, size_t n, int centred,
+                                        wn_state *block) {
     double count = (double)run_count * (double)n;
     FN(sums) first = FN(first_sums)(runs, run_count, n, centred);
     *block = FN(block_state)(runs, run_count, n, centred, count, 1.0 / count, first);

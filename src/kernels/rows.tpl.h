@@ -315,6 +315,17 @@ static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
 #endif
     return is_long || FN(go_in_twos)(rows->n) ? STEPS(two) : STEPS(one);
 }
+
+/* For blocks of long rows, one or WN_TEAM of them. */
+static FN(step) FN(step_for_blocks)(const FN(rows) * rows, size_t count) {
+    int centred = rows->centred;
+    if (rows->affine->stream) return STEPS(stream_one);
+    if (count == 1) return STEPS(one);
+#if !IS_16BIT
+    if (!FN(are_crowded)(rows)) return STEPS(four);
+#endif
+    return STEPS(two);
+}
 #undef STEPS
 #undef STEP
 #undef NORM_BATCH
@@ -334,6 +345,11 @@ static void FN(fill_in)(wn_affine *affine, size_t n, int centred, C *filler) {
         affine->bias = filler;
     else
         affine->weight = filler, affine->advance = 1;
+}
+
+/* Whether they are such. */
+static int FN(are_for_teams)(const wn_affine *affine, int centred) {
+    return affine->advance && affine->weight && (centred ? affine->bias != NULL : !affine->bias);
 }
 
 /* Parameters that each of many rows reads: at a cache line, as a vector that lies in two takes two loads,
@@ -373,11 +389,9 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
         FN(fill_in)(&filled, n, centred, centred ? own_bias : own);
     rows.affine = affine = &filled;
     int stream = affine->stream && (uintptr_t)y % sizeof(T) == 0 && (uintptr_t)y_stride % sizeof(T) == 0;
-    int vary = affine->advance && (affine->weight || affine->bias), is_shared = affine_step == 0;
-    int is_for_teams = centred ? !vary || (is_shared && affine->weight && affine->bias)
-                               : vary && is_shared && affine->weight && !affine->bias;
-    int in_teams =
-        WEAVES && (vary || !adds) && FN(is_plain)(affine) && is_for_teams && (stream || !affine->stream);
+    int vary = affine->advance && (affine->weight || affine->bias);
+    int is_for_teams = vary ? affine_step == 0 && FN(are_for_teams)(affine, centred) : centred && !adds;
+    int in_teams = WEAVES && FN(is_plain)(affine) && is_for_teams && (stream || !affine->stream);
     rows.vary = vary;
     FN(step) step = {NULL, 1};
     if (in_teams) step = FN(step_for)(&rows, stream);

@@ -52,6 +52,7 @@ static const shape large_shapes[] = {
     {"rows of one block", WN_RUN, 1, 37, 1, 768, 0, 1, 'i', 1},
     {"one long row", WN_RUN, 1, 1, 1, 150007, 0, 1, 'i', 1},
     {"three long rows", WN_RUN, 1, 3, 1, 40961, 0, 1, 'i', 1},
+    {"many long rows", WN_RUN, 1, 42, 1, 4099, 0, 1, 'i', 1},
     {"batch norm, channels first", WN_RUN, 1, 5, 7, 3136, 1, 0, 'o', 1},
     {"batch norm, few channels, many samples", WN_RUN, 1, 2, 700, 49, 1, 0, 'o', 1},
     {"batch norm, short runs", WN_RUN, 1, 3, 5000, 7, 1, 0, 'o', 1},
