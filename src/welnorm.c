@@ -292,14 +292,15 @@ static wn_status run_units(wn_call *call, int threads, bool split, size_t bytes)
 
 /* Ordinary stores read each line before they write it, and drive what is read next out of the cache. Past the
  * cache they go where the data is more than fits (others use it too, and long units, read again later, are
- * driven out sooner; rows side by side gain more within it, unless one thread goes through all), and whole
- * lines of y are written that nothing reads: y is not x. In the pattern cols, rows must lie alike to their
- * lines. */
+ * driven out sooner; rows side by side gain more within it, unless one thread goes through all; and so, where
+ * a sum is written as well as y, does what it still holds of more than fits), and whole lines of y are
+ * written that nothing reads: y is not x. In the pattern cols, rows must lie alike to their lines. */
 static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
     const wn_problem *p = job->problem;
     bool has_long_units = p->pattern == WN_RUN && p->reduced.count * p->inner.count > LONG_UNIT;
     bool gains_within = p->given_mean || (threads > 1 && wn_go_side_by_side(job, threads));
-    size_t fits = wn_cache_bytes() / 8 * (has_long_units && !gains_within ? 5 : 7);
+    size_t eighths = has_long_units && !gains_within ? 5 : job->adds && threads > 1 ? 12 : 7;
+    size_t fits = wn_cache_bytes() / 8 * eighths;
     if (!p->y || p->y == p->x || !job->direct_y || job->to_compute || bytes <= fits) return false;
     if ((uintptr_t)p->y % job->y_size != 0) return false;
     bool alike = true;
