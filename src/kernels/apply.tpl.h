@@ -157,7 +157,7 @@ static ALWAYS_INLINE void FN(apply_with)(const T *x, T *y, size_t n, FN(norm_v) 
 }
 
 /* Any combination, an activation and another type of result too. */
-static WN_NOINLINE void FN(apply_any)(const T *x, void *y, size_t n, const FN(norm_c) * norm,
+static WN_ONE_COPY void FN(apply_any)(const T *x, void *y, size_t n, const FN(norm_c) * norm,
                                       const wn_affine *affine) {
     const C *weight = affine->weight, *bias = affine->bias;
     int vary = affine->advance;

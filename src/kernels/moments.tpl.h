@@ -251,7 +251,8 @@ static ALWAYS_INLINE FN(sums) FN(add_squares_of_runs)(const void *const *runs, s
     return (FN(sums)){0.0, FN(sum_lanes)(lanes.square, NULL)};
 }
 
-static FN(sums) FN(add_runs_again)(const void *const *runs, size_t run_count, size_t n, double shift) {
+static WN_ONE_COPY FN(sums)
+    FN(add_runs_again)(const void *const *runs, size_t run_count, size_t n, double shift) {
     return FN(add_runs)(runs, run_count, n, 1, shift, NULL, FN(no_form));
 }
 
@@ -272,7 +273,7 @@ static inline double FN(first_of)(const void *p) {
 }
 
 /* Sums of squares about 0 where those that carry their errors along gave NaN: inf, if there is only inf. */
-static WN_NOINLINE double FN(plain_squares)(const void *const *runs, size_t run_count, size_t n) {
+static WN_ONE_COPY double FN(plain_squares)(const void *const *runs, size_t run_count, size_t n) {
     double sum = 0.0;
     for (size_t r = 0; r < run_count; r++) {
         for (size_t i = 0; i < n; i++) {
@@ -284,7 +285,7 @@ static WN_NOINLINE double FN(plain_squares)(const void *const *runs, size_t run_
     return sum;
 }
 
-static WN_NOINLINE FN(sums) FN(squares_alone)(const void *const *runs, size_t run_count, size_t n) {
+static WN_ONE_COPY FN(sums) FN(squares_alone)(const void *const *runs, size_t run_count, size_t n) {
     return FN(add_squares_of_runs)(runs, run_count, n, NULL, FN(no_form));
 }
 
@@ -297,7 +298,7 @@ static ALWAYS_INLINE FN(sums)
 }
 
 /* The state of the block that has these first sums. */
-static WN_NOINLINE wn_state FN(block_state)(const void *const *runs, size_t run_count, size_t n, int centred,
+static WN_ONE_COPY wn_state FN(block_state)(const void *const *runs, size_t run_count, size_t n, int centred,
                                             double count, double inverse_count, FN(sums) s) {
     double shift = 0.0;
     if (!centred) {
@@ -322,7 +323,7 @@ static WN_NOINLINE wn_state FN(block_state)(const void *const *runs, size_t run_
     return block;
 }
 
-static WN_NOINLINE void FN(moments_run)(const void *const *runs, size_t run_count, size_t n, int centred,
+static WN_ONE_COPY void FN(moments_run)(const void *const *runs, size_t run_count, size_t n, int centred,
                                         wn_state *block) {
     double count = (double)run_count * (double)n;
     FN(sums) first = FN(first_sums)(runs, run_count, n, centred);

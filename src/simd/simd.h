@@ -209,11 +209,17 @@ static inline v_f64 v_wide_part_f64(const void *p, size_t n, double fill) {
 }
 #endif
 
-/* 16-bit elements. What is long and not worth a copy at each use stays a function. */
+/* 16-bit elements. What is long and not worth a copy at each use stays a function, and WN_ONE_COPY a single
+ * one: GCC makes another of most functions for arguments that it knows. */
 #ifdef __GNUC__
 #    define WN_NOINLINE __attribute__((noinline, unused))
 #else
 #    define WN_NOINLINE inline
+#endif
+#if defined __GNUC__ && !defined __clang__
+#    define WN_ONE_COPY WN_NOINLINE __attribute__((noclone))
+#else
+#    define WN_ONE_COPY WN_NOINLINE
 #endif
 
 #ifdef WN_SCALAR
