@@ -112,9 +112,14 @@ static ALWAYS_INLINE void FN(weave)(FN(team) * team, size_t i, size_t unit, FN(f
     if (step > unit && (i & LANES)) FN(apply_team)(team, 0, form); /* every other time */
 }
 
+/* Elements from y on to the next address that is aligned. */
+static inline size_t FN(unaligned)(const T *y) {
+    return (size_t)(-(uintptr_t)y % (V_N * sizeof(T))) / sizeof(T);
+}
+
 /* A row that streams goes from an aligned address on. */
 static ALWAYS_INLINE void FN(start_team)(FN(team) * team, FN(form) form) {
-    size_t head = (size_t)(-(uintptr_t)team->y[0] % (V_N * sizeof(T))) / sizeof(T);
+    size_t head = FN(unaligned)(team->y[0]);
     if (form.reach != PAST || head == 0) return;
     FN(apply_team)(team, head < team->n ? head : team->n, form);
     team->i = head;
@@ -145,7 +150,7 @@ static ALWAYS_INLINE void FN(apply_with)(const T *x, T *y, size_t n, FN(norm_v) 
     size_t i = 0;
 #define RESULT(part) FN(result)(x, i, part, &nv, &of_row, has_weight, has_bias)
     if (affine->stream && (uintptr_t)y % sizeof(T) == 0) { /* from an aligned address on */
-        size_t head = (size_t)(-(uintptr_t)y % (V_N * sizeof(T))) / sizeof(T);
+        size_t head = FN(unaligned)(y);
         if (head > n) head = n;
         if (head) V_STORE_PART(y, RESULT(head), head);
         i = head;

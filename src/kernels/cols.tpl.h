@@ -272,7 +272,7 @@ static ALWAYS_INLINE void FN(apply_abreast)(const void *const *x_rows, void *con
     FN(apply_columns)(&rows, count, c, part, &own, affine, parameters, is_plain, stream)
     if (count == 1 && is_plain && affine->stream &&
         (uintptr_t)rows.y[0] % sizeof(T) == 0) { /* alone, and from an aligned address on */
-        size_t head = (size_t)(-(uintptr_t)rows.y[0] % (V_N * sizeof(T))) / sizeof(T);
+        size_t head = FN(unaligned)(rows.y[0]);
         if (head > columns) head = columns;
         if (head) APPLY(head, 0);
         for (c = head; c + V_N <= columns; c += V_N) APPLY(0, 1);

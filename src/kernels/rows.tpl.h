@@ -218,6 +218,42 @@ static ALWAYS_INLINE void FN(norm_batch)(const FN(rows) * rows, size_t r, size_t
     FN(sum_rows)(rows, later, count, slots, at, &team, sums_alone);
 }
 
+/* As norm_team for `count` rows that go past the cache one by one, a tile of each at a time: rows share the
+ * loads of weight and bias, and yet there are no more streams to memory. Rows of y from an aligned address
+ * on, and so each tile. */
+enum { FN(TILE) = 1024, FN(TILED_ROWS) = 4 };
+
+static ALWAYS_INLINE void FN(norm_tiles)(const FN(rows) * rows, size_t r, size_t count, size_t later,
+                                         FN(slots) * slots, size_t at) {
+    const FN(form) form = {1, 1, 1, PAST, 0};
+    size_t n = rows->n, tiles = (n + FN(TILE) - 1) / FN(TILE);
+    size_t width = (n / tiles + LANES - 1) / LANES * LANES; /* of tiles but the last, which has the rest */
+    FN(lanes) lanes;
+    for (size_t i = 0; i < count * tiles; i++) { /* a tile applied, and a tile's length summed */
+        size_t k = i % count, tile = i / count, summed = i / tiles, begin = i % tiles * width;
+        T *y = FN(row_y)(rows, r + k);
+        size_t head = FN(unaligned)(y), from = tile ? head + tile * width : 0;
+        size_t end = tile + 1 < tiles ? head + (tile + 1) * width : n;
+        FN(team)
+        team = {.x = {(const T *)FN(row_in_memory)(rows, r + k) + from},
+                .y = {y + from},
+                .norm = {FN(norm_at)(slots, at + k)},
+                .weight = (const C *)rows->affine->weight + from,
+                .bias = (const C *)rows->affine->bias + from,
+                .n = end - from,
+                .ahead = AHEAD};
+        FN(start_team)(&team, form);
+        if (later + summed < rows->row_count) {
+            const T *x = (const T *)FN(row_in_memory)(rows, later + summed) + begin;
+            int is_last = i % tiles == tiles - 1;
+            if (begin == 0) FN(clear)(&lanes);
+            FN(add_run)(x, is_last ? n - begin : width, 0, 0.0, &lanes, &team, form);
+            if (is_last) FN(put_sums)(slots, at + summed, FN(sums_of)(&lanes));
+        }
+        FN(finish_team)(&team, form);
+    }
+}
+
 /* The apply step of rows that make no team. */
 static WN_NOINLINE void FN(apply_singly)(const FN(rows) * rows, size_t r, size_t count,
                                          const wn_norm *norms) {
@@ -266,6 +302,7 @@ NORM_TEAM(far_one_centred, 1, 1, 1, FAR, 0)
 NORM_TEAM(far_sum_centred, 1, 1, 1, FAR, 1)
 NORM_TEAMS(four, FN(MOST_ROWS), NEAR, 0)
 NORM_TEAMS(stream_sum, 1, PAST, 1)
+NORM(stream_tiles, 0) { FN(norm_tiles)(rows, r, count, later, slots, at); }
 #endif
 
 #if !IS_16BIT
@@ -295,17 +332,28 @@ static int FN(go_in_twos)(size_t n) {
     return !IS_16BIT && V_F64 >= 8 && n > FN(BATCH) / 5 && n < FN(BATCH) / 2;
 }
 
+/* What a row, the next one, the result and the parameters take of L1. */
+static size_t FN(bytes_at_once)(const FN(rows) * rows) {
+    return rows->n * (3 * sizeof(T) + (rows->centred ? 2 : 1) * sizeof(C));
+}
+
+/* Rows that go past the cache by tiles: where two of them, the result and the parameters are much more than
+ * L1 holds. RMS norm, with one parameter, and 16 bits gain nothing. */
+static int FN(go_by_tiles)(const FN(rows) * rows) {
+    return !IS_16BIT && rows->centred && !rows->adds && FN(bytes_at_once)(rows) >= LEAST_L1 / 2 * 3;
+}
+
 /* Long rows go side by side, but not past the cache: as many streams to memory take longer. */
 static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
     int centred = rows->centred, adds = rows->adds != NULL;
-    /* a row, the next one, the result and the parameters leave L1 no room for what is fetched */
-    int is_long = rows->n * (3 * sizeof(T) + (centred ? 2 : 1) * sizeof(C)) >= LEAST_L1 - AHEAD;
+    int is_long = FN(bytes_at_once)(rows) >= LEAST_L1 - AHEAD; /* no room for what is fetched */
     if (!rows->vary) return stream ? STEP(stream_scalar) : STEP(one_scalar);
 #if IS_16BIT
     if (adds) return STEPS(near_sum);
     if (stream) return STEPS(stream_one);
 #else
     int far = centred && rows->affine->far;
+    if (stream && FN(go_by_tiles)(rows)) return STEP(stream_tiles);
     if (stream) return adds ? STEPS(stream_sum) : STEPS(stream_one);
     if (adds && far) return STEP(far_sum_centred);
     if (FN(go_in_batches)(rows)) return adds ? STEPS(batch_sum) : STEP(batch);
@@ -402,6 +450,7 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     /* rows that are yet to be written and woven take twice the room in L1: less than half a batch, as two
      * rows that fill it were slower than one */
     size_t most = adds && step.rows && !stream && !IS_16BIT ? FN(BATCH) / 2 - 1 : FN(BATCH);
+    if (step.norm && vary && stream && FN(go_by_tiles)(&rows)) most = FN(TILED_ROWS) * n;
     size_t team = step.rows ? step.rows : 1, batch = WEAVES ? most / n / team * team : 1;
     batch = batch < team ? team : batch > FN(BATCH_ROWS) ? FN(BATCH_ROWS) : batch;
     T kept[FN(KEPT)];

@@ -21,12 +21,11 @@ static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *ru
     ptrdiff_t ahead = bytes < PAGE && runs->x_stride > bytes + AHEAD ? runs->x_stride : AHEAD;
     /* of runs that lie together the last one first, which L1 has yet; with AVX2 that took longer */
     int backwards = V_F64 >= 8 && reach != PAST && runs->x_stride == bytes;
-    if (!vary) FN(fold)(norm, affine, 0, &ready);
     FN(clear)(&lanes);
     for (size_t i = 0; i < runs->count; i++) {
         size_t r = backwards ? runs->count - 1 - i : i;
         ptrdiff_t at = (ptrdiff_t)r * runs->affine_step;
-        if (!vary && runs->affine_step) FN(fold)(norm, affine, at, &ready);
+        if (!vary && (i == 0 || runs->affine_step)) FN(fold)(norm, affine, at, &ready);
         FN(team)
         team = {.x = {FN(run_at)(runs->x, runs, r)},
                 .y = {FN(result_at)(runs, r)},
