@@ -61,8 +61,7 @@ static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int cent
     double count = (double)runs->count * (double)runs->n;
     int vary = affine->advance && (affine->weight || affine->bias);
     int is_for_teams = vary ? affine->weight && affine->bias : FN(can_fold_runs)(runs, norm, affine);
-    int is_woven = WEAVES && centred && is_for_teams && FN(can_stream)(runs, affine) &&
-                   !(IS_16BIT && (vary || affine->stream));
+    int is_woven = WEAVES && centred && is_for_teams && FN(can_stream)(runs, affine) && !(IS_16BIT && vary);
     for (size_t r = 0; r < runs->count; r++) next_runs[r] = FN(run_at)(next, runs, r);
     if (!is_woven) {
         for (size_t r = 0; r < runs->count; r++) {
@@ -73,11 +72,11 @@ static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int cent
         return;
     }
     FN(sums) sums = {0.0, 0.0};
-    if (!vary && !affine->stream) {
+    if (!vary && affine->stream) {
+        sums = FN(weave_runs)(next, runs, norm, affine, 0, PAST);
+    } else if (!vary) {
         sums = FN(weave_runs)(next, runs, norm, affine, 0, NEAR);
 #if !IS_16BIT /* not worth the size of their code */
-    } else if (!vary) {
-        sums = FN(weave_runs)(next, runs, norm, affine, 0, PAST);
     } else if (affine->stream) {
         sums = FN(weave_runs)(next, runs, norm, affine, 1, PAST);
     } else {
