@@ -90,7 +90,9 @@ static ALWAYS_INLINE void FN(apply_team)(FN(team) * team, size_t part, FN(form) 
         V v = part ? V_LOAD_PART(x, part) : V_LOAD(x);
         v = form.centred ? FN(normalize)(v, &team->norm[r]) : v * team->norm[r].rstd;
         if (form.vary) v = form.centred ? V_FMA(v, w, b) : v * w;
-        if (part)
+        if (part && form.reach == EDGE)
+            V_STORE_HEAD(y, v, part);
+        else if (part)
             V_STORE_PART(y, v, part);
         else if (form.reach == PAST)
             V_STREAM(y, v);
@@ -112,21 +114,41 @@ static ALWAYS_INLINE void FN(weave)(FN(team) * team, size_t i, size_t unit, FN(f
     if (step > unit && (i & LANES)) FN(apply_team)(team, 0, form); /* every other time */
 }
 
-/* Elements from y on to the next address that is aligned. */
+/* Elements of a line, and those from y on to the next one. */
+enum { FN(LINE) = V_N * sizeof(T) > 64 ? V_N : 64 / sizeof(T) };
+
 static inline size_t FN(unaligned)(const T *y) {
-    return (size_t)(-(uintptr_t)y % (V_N * sizeof(T))) / sizeof(T);
+    return (size_t)(-(uintptr_t)y % (FN(LINE) * sizeof(T))) / sizeof(T);
 }
 
-/* A row that streams goes from an aligned address on. */
+/* Of rows that stream, `stride` apart, fetches the line where one begins that comes a while after the one at
+ * y, if others have a part of it: it is stored, and stores wait for their line, one after the other. */
+static inline void FN(fetch_end)(const void *y, ptrdiff_t stride, size_t n) {
+    enum { A_WHILE = 1024 }; /* elements */
+    uintptr_t later = (uintptr_t)y + (uintptr_t)((ptrdiff_t)(1 + A_WHILE / n) * stride);
+    if (later % 64 != 0) PREFETCH((const void *)later);
+}
+
+/* A row that streams goes line by line; what it has of its first and its last one is stored. No store may
+ * come near a line that goes past the cache, be it by what is masked of it: that would be fetched from
+ * memory. */
 static ALWAYS_INLINE void FN(start_team)(FN(team) * team, FN(form) form) {
     size_t head = FN(unaligned)(team->y[0]);
     if (form.reach != PAST || head == 0) return;
-    FN(apply_team)(team, head < team->n ? head : team->n, form);
-    team->i = head;
+    form.reach = EDGE;
+    if (head > team->n) head = team->n;
+    if (head % V_N) FN(apply_team)(team, head % V_N, form);
+    team->i = head % V_N;
+    UNROLL_NONE while (V_N < FN(LINE) && team->i < head) FN(apply_team)(team, 0, form);
 }
 
 /* What the sums have left of it. */
 static ALWAYS_INLINE void FN(finish_team)(FN(team) * team, FN(form) form) {
+    if (form.reach == PAST && V_N < FN(LINE)) {
+        size_t end = team->i + (team->n - team->i) / FN(LINE) * FN(LINE);
+        UNROLL_NONE while (team->i < end) FN(apply_team)(team, 0, form);
+        form.reach = NEAR;
+    }
     while (team->i + V_N <= team->n) FN(apply_team)(team, 0, form);
     if (team->i < team->n) FN(apply_team)(team, team->n - team->i, form);
 }
@@ -149,12 +171,14 @@ static ALWAYS_INLINE void FN(apply_with)(const T *x, T *y, size_t n, FN(norm_v) 
     const wn_affine of_row = *affine; /* which nothing that is written can change */
     size_t i = 0;
 #define RESULT(part) FN(result)(x, i, part, &nv, &of_row, has_weight, has_bias)
-    if (affine->stream && (uintptr_t)y % sizeof(T) == 0) { /* from an aligned address on */
+    if (affine->stream && (uintptr_t)y % sizeof(T) == 0) { /* line by line, as teams do */
         size_t head = FN(unaligned)(y);
         if (head > n) head = n;
-        if (head) V_STORE_PART(y, RESULT(head), head);
-        i = head;
-        UNROLL_LITTLE for (; i + V_N <= n; i += V_N) V_STREAM(y + i, RESULT(0));
+        i = head % V_N;
+        if (i) V_STORE_HEAD(y, FN(result)(x, 0, i, &nv, &of_row, has_weight, has_bias), i);
+        UNROLL_NONE for (; i < head; i += V_N) V_STORE(y + i, RESULT(0));
+        size_t end = i + (n - i) / FN(LINE) * FN(LINE);
+        UNROLL_LITTLE for (; i < end; i += V_N) V_STREAM(y + i, RESULT(0));
     }
     UNROLL_APPLY for (; i + V_N <= n; i += V_N) V_STORE(y + i, RESULT(0));
     if (i < n) V_STORE_PART(y + i, RESULT(n - i), n - i);
@@ -205,6 +229,7 @@ static void FN(apply_runs)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     const C *mean_hi = norm->mean_hi, *rstd = norm->rstd, *offset = norm->offset;
     for (size_t r = 0; r < run_count; r++) {
         const FN(norm_c) of_run = {mean_hi[r], rstd[r], offset[r]};
+        if (affine->stream) FN(fetch_end)((char *)y + (ptrdiff_t)r * y_stride, y_stride, n);
         FN(apply_folded)((const char *)x + (ptrdiff_t)r * x_stride, (char *)y + (ptrdiff_t)r * y_stride, n,
                          &of_run, affine);
     }

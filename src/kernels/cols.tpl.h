@@ -242,6 +242,8 @@ static ALWAYS_INLINE void FN(apply_columns)(const FN(abreast) * rows, size_t cou
                 V_STORE_PART_C(wide, v, part);
             else
                 V_STORE_C(wide, v);
+        } else if (part && stream) { /* before what is streamed */
+            V_STORE_HEAD(y, v, part);
         } else if (part) {
             V_STORE_PART(y, v, part);
         } else if (stream) {
@@ -274,8 +276,10 @@ static ALWAYS_INLINE void FN(apply_abreast)(const void *const *x_rows, void *con
         (uintptr_t)rows.y[0] % sizeof(T) == 0) { /* alone, and from an aligned address on */
         size_t head = FN(unaligned)(rows.y[0]);
         if (head > columns) head = columns;
-        if (head) APPLY(head, 0);
-        for (c = head; c + V_N <= columns; c += V_N) APPLY(0, 1);
+        if (head % V_N) APPLY(head % V_N, 1);
+        c = head % V_N;
+        if (V_N < FN(LINE)) UNROLL_NONE for (; c < head; c += V_N) APPLY(0, 0);
+        for (size_t end = c + (columns - c) / FN(LINE) * FN(LINE); c < end; c += V_N) APPLY(0, 1);
     }
     for (; c + V_N <= columns; c += V_N) APPLY(0, 0);
     if (c < columns) APPLY(columns - c, 0);

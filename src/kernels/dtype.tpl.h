@@ -10,6 +10,7 @@
 #define V_LOAD_PART CAT(v_load_part, DTYPE)
 #define V_STORE CAT(v_store, DTYPE)
 #define V_STORE_PART CAT(v_store_part, DTYPE)
+#define V_STORE_HEAD CAT(v_store_head, DTYPE)
 #define V_SET CAT(v_set, COMPUTE)
 #define V_FMA CAT(v_fma, COMPUTE)
 #define V_LOAD_C CAT(v_load, COMPUTE)

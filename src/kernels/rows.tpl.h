@@ -197,6 +197,7 @@ static ALWAYS_INLINE void FN(norm_team)(const FN(rows) * rows, size_t r, size_t 
         team.y[k] = FN(row_y)(rows, r + k);
         team.norm[k] = FN(norm_at)(slots, at + k);
     }
+    if (form.reach == PAST) FN(fetch_end)(team.y[0], rows->y_stride, rows->n);
     FN(start_team)(&team, form);
     FN(sum_rows)(rows, later, form.rows, slots, at, &team, form);
     FN(finish_team)(&team, form);
@@ -242,6 +243,7 @@ static ALWAYS_INLINE void FN(norm_tiles)(const FN(rows) * rows, size_t r, size_t
                 .bias = (const C *)rows->affine->bias + from,
                 .n = end - from,
                 .ahead = AHEAD};
+        if (tile == 0) FN(fetch_end)(y, rows->y_stride, n);
         FN(start_team)(&team, form);
         if (later + summed < rows->row_count) {
             const T *x = (const T *)FN(row_in_memory)(rows, later + summed) + begin;

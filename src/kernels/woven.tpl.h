@@ -33,6 +33,7 @@ static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *ru
                 .n = runs->n,
                 .ahead = ahead};
         if (vary) team.weight = (const C *)affine->weight + at, team.bias = (const C *)affine->bias + at;
+        if (reach == PAST) FN(fetch_end)(team.y[0], runs->y_stride, runs->n);
         FN(start_team)(&team, form);
         FN(add_run)(FN(run_at)(next, runs, i), runs->n, 0, 0.0, &lanes, &team, form);
         FN(finish_team)(&team, form);

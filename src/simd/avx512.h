@@ -28,6 +28,16 @@ static inline void v_store_part_f64(void *p, v_f64 v, size_t n) {
     _mm512_mask_storeu_pd(p, (__mmask8)v_mask(n), v);
 }
 
+#define v_store_head_f32 v_store_head_f32
+static inline void v_store_head_f32(void *p, v_f32 v, size_t n) {
+    __mmask16 last = (__mmask16)(0xffffu << (16 - n));
+    _mm512_mask_storeu_ps((float *)p - (16 - n), last, _mm512_maskz_expand_ps(last, v));
+}
+static inline void v_store_head_f64(void *p, v_f64 v, size_t n) {
+    __mmask8 last = (__mmask8)(0xffu << (8 - n));
+    _mm512_mask_storeu_pd((double *)p - (8 - n), last, _mm512_maskz_expand_pd(last, v));
+}
+
 #define v_stream_f32 v_stream_f32
 static inline void v_stream_f32(void *p, v_f32 v) { _mm512_stream_ps(p, v); }
 static inline void v_stream_f64(void *p, v_f64 v) { _mm512_stream_pd(p, v); }

@@ -9,9 +9,11 @@
  *   v_load_T(p), v_store_T(p, v)  a whole vector; to 16 bits rounded to nearest even
  *   v_load_halves_T(p)            a whole vector which is likely to lie in two cache lines
  *   v_load_part_T(p, n), v_store_part_T(p, v, n)  the first n (0 < n < V_T) elements; the rest read 0
- *   v_stream_T(p, v)              a whole vector to an address aligned to it, past the cache where that
- * exists; v_stream_end()                before others may read what was streamed v_fma_T(a, b, c) a * b + c;
- * rounded once where the instruction set has it v_wide_T(p)                   V_F64 elements of T as a v_f64
+ *   v_store_head_T(p, v, n)       the same, and of its vector nothing, masked or not, lies beyond p + n
+ *   v_stream_T(p, v)              a whole vector to an aligned address, past the cache where that exists
+ *   v_stream_end()                before others may read what was streamed
+ *   v_fma_T(a, b, c)              a * b + c, rounded once where the instruction set has it
+ *   v_wide_T(p)                   V_F64 elements of T as a v_f64
  *   v_wide_part_T(p, n, fill)     the first n of them, all at most; the rest are fill
  *   v_low_f32(v), v_high_f32(v)   the first and the last V_F64 elements of a v_f32 as a v_f64
  *   v_order_f64(a, b)             nothing, but what uses *a or *b from here on comes after what made both
@@ -50,6 +52,19 @@ static inline v_f64 v_load_f64(const void *p) {
 static inline void v_store_f32(void *p, v_f32 v) { memcpy(p, &v, sizeof v); }
 static inline void v_store_f64(void *p, v_f64 v) { memcpy(p, &v, sizeof v); }
 
+/* What is long and not worth a copy at each use stays a function, and WN_ONE_COPY a single
+ * one: GCC makes another of most functions for arguments that it knows. */
+#ifdef __GNUC__
+#    define WN_NOINLINE __attribute__((noinline, unused))
+#else
+#    define WN_NOINLINE inline
+#endif
+#if defined __GNUC__ && !defined __clang__
+#    define WN_ONE_COPY WN_NOINLINE __attribute__((noclone))
+#else
+#    define WN_ONE_COPY WN_NOINLINE
+#endif
+
 #ifndef v_load_part_f32
 static inline v_f32 v_load_part_f32(const void *p, size_t n) {
     v_f32 v = v_set_f32(0.0f);
@@ -73,6 +88,13 @@ static inline void v_store_part_f32(void *p, v_f32 v, size_t n) { memcpy(p, &v, 
 #ifndef v_store_part_f64
 static inline void v_store_part_f64(void *p, v_f64 v, size_t n) { memcpy(p, &v, n * sizeof(double)); }
 #endif
+
+#ifndef v_store_head_f32
+static WN_NOINLINE void v_store_head_f32(void *p, v_f32 v, size_t n) { memcpy(p, &v, n * sizeof(float)); }
+static WN_NOINLINE void v_store_head_f64(void *p, v_f64 v, size_t n) { memcpy(p, &v, n * sizeof(double)); }
+#endif
+#define v_store_head_f16 v_store_part_f16
+#define v_store_head_bf16 v_store_part_bf16
 
 #ifndef v_stream_f32
 static inline void v_stream_f32(void *p, v_f32 v) { v_store_f32(p, v); }
@@ -209,19 +231,7 @@ static inline v_f64 v_wide_part_f64(const void *p, size_t n, double fill) {
 }
 #endif
 
-/* 16-bit elements. What is long and not worth a copy at each use stays a function, and WN_ONE_COPY a single
- * one: GCC makes another of most functions for arguments that it knows. */
-#ifdef __GNUC__
-#    define WN_NOINLINE __attribute__((noinline, unused))
-#else
-#    define WN_NOINLINE inline
-#endif
-#if defined __GNUC__ && !defined __clang__
-#    define WN_ONE_COPY WN_NOINLINE __attribute__((noclone))
-#else
-#    define WN_ONE_COPY WN_NOINLINE
-#endif
-
+/* 16-bit elements. */
 #ifdef WN_SCALAR
 #    define WN_ONE(T)                                                                                        \
         static inline v_f32 v_load_##T(const void *p) {                                                      \

@@ -24,6 +24,7 @@ typedef struct {
     void (*load_store)(void *to, const void *p);
     void (*load_part)(void *to, const void *p, size_t n);
     void (*store_part)(void *to, const void *p, size_t n);
+    void (*store_head)(void *to, const void *p, size_t n);
     void (*stream)(void *to, const void *p);
     void (*fma)(void *to, const void *a, const void *b, const void *c);
     void (*wide)(double *to, const void *p);
@@ -59,6 +60,8 @@ static void store_part_f32(void *to, const void *p, size_t n) {
     v_store_part_f32(to, v_load_halves_f32(p), n);
 }
 static void store_part_f64(void *to, const void *p, size_t n) { v_store_part_f64(to, v_load_f64(p), n); }
+static void store_head_f32(void *to, const void *p, size_t n) { v_store_head_f32(to, v_load_f32(p), n); }
+static void store_head_f64(void *to, const void *p, size_t n) { v_store_head_f64(to, v_load_f64(p), n); }
 static void stream_f32(void *to, const void *p) { v_stream_f32(to, v_load_f32(p)); }
 static void stream_f64(void *to, const void *p) { v_stream_f64(to, v_load_f64(p)); }
 static void wide_f32(double *to, const void *p) { v_store_f64(to, v_wide_f32(p)); }
@@ -96,6 +99,9 @@ static void wide_part_f64(double *to, const void *p, size_t n, double fill) {
     static void store_part_##T(void *to, const void *p, size_t n) {                                          \
         v_store_part_##T(to, v_load_##T(p), n);                                                              \
     }                                                                                                        \
+    static void store_head_##T(void *to, const void *p, size_t n) {                                          \
+        v_store_head_##T(to, v_load_##T(p), n);                                                              \
+    }                                                                                                        \
     static void wide_##T(double *to, const void *p) { v_store_f64(to, v_wide_##T(p)); }                      \
     static void wide_part_##T(double *to, const void *p, size_t n, double fill) {                            \
         v_store_f64(to, v_wide_part_##T(p, n, fill));                                                        \
@@ -103,15 +109,18 @@ static void wide_part_f64(double *to, const void *p, size_t n, double fill) {
 VOCABULARY_OF_16_BITS(f16)
 VOCABULARY_OF_16_BITS(bf16)
 
-static const vocabulary f32 = {sizeof(float), V_F32,          get_f32,    put_f32, set_f32,  load_store_f32,
-                               load_part_f32, store_part_f32, stream_f32, fma_f32, wide_f32, wide_part_f32};
-static const vocabulary f64 = {sizeof(double), V_F64,          get_f64,    put_f64, set_f64,  load_store_f64,
-                               load_part_f64,  store_part_f64, stream_f64, fma_f64, wide_f64, wide_part_f64};
-static const vocabulary f16 = {sizeof(uint16_t), V_F32,          get_f16, put_f16, NULL,     load_store_f16,
-                               load_part_f16,    store_part_f16, NULL,    NULL,    wide_f16, wide_part_f16};
-static const vocabulary bf16 = {sizeof(uint16_t), V_F32,          get_bf16,        put_bf16, NULL,
-                                load_store_bf16,  load_part_bf16, store_part_bf16, NULL,     NULL,
-                                wide_bf16,        wide_part_bf16};
+static const vocabulary f32 = {sizeof(float),  V_F32,         get_f32,        put_f32,        set_f32,
+                               load_store_f32, load_part_f32, store_part_f32, store_head_f32, stream_f32,
+                               fma_f32,        wide_f32,      wide_part_f32};
+static const vocabulary f64 = {sizeof(double), V_F64,         get_f64,        put_f64,        set_f64,
+                               load_store_f64, load_part_f64, store_part_f64, store_head_f64, stream_f64,
+                               fma_f64,        wide_f64,      wide_part_f64};
+static const vocabulary f16 = {
+    sizeof(uint16_t), V_F32,          get_f16, put_f16, NULL,     load_store_f16, load_part_f16,
+    store_part_f16,   store_head_f16, NULL,    NULL,    wide_f16, wide_part_f16};
+static const vocabulary bf16 = {
+    sizeof(uint16_t), V_F32,           get_bf16, put_bf16, NULL,      load_store_bf16, load_part_bf16,
+    store_part_bf16,  store_head_bf16, NULL,     NULL,     wide_bf16, wide_part_bf16};
 
 /* ---- data, and a page between two that fault ---------------------------------------------------------- */
 
@@ -210,13 +219,15 @@ static void test_parts(const vocabulary *v) {
                 v->load_part(vector, p, n);
                 CHECK(memcmp(vector, data, bytes) == 0);
                 CHECK(all_are(vector + bytes, (v->lanes - n) * v->size, 0));
-                memset(page, UNTOUCHED, PAGE);
-                v->store_part(p, data, n);
-                CHECK(memcmp(p, data, bytes) == 0);
-                before = p - page < 64 ? page : p - 64;
-                CHECK(all_are(before, (size_t)(p - before), UNTOUCHED));
-                size_t after = (size_t)(page + PAGE - (p + bytes));
-                CHECK(all_are(p + bytes, after < 64 ? after : 64, UNTOUCHED));
+                for (int is_head = 0; is_head < 2; is_head++) {
+                    memset(page, UNTOUCHED, PAGE);
+                    (is_head ? v->store_head : v->store_part)(p, data, n);
+                    CHECK(memcmp(p, data, bytes) == 0);
+                    before = p - page < 64 ? page : p - 64;
+                    CHECK(all_are(before, (size_t)(p - before), UNTOUCHED));
+                    size_t after = (size_t)(page + PAGE - (p + bytes));
+                    CHECK(all_are(p + bytes, after < 64 ? after : 64, UNTOUCHED));
+                }
             }
         }
     }
