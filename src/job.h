@@ -35,7 +35,7 @@ typedef struct {
     bool adds;               /* x is still to be written: augend + addend */
     bool weaves;             /* the statistics of a unit are made while the one before it is applied; */
     bool backwards; /* else it is applied from its end, which was read last and may be in the cache */
-    size_t units, unit_columns, strips;
+    size_t units, unit_columns, strips; /* unit_columns: statistics of a unit, columns or rows */
     size_t blocks, part_blocks, parts;
 } wn_job;
 
@@ -95,8 +95,8 @@ bool wn_go_side_by_side(const wn_job *job, size_t threads);
 /* In place of part_apply on all parts, of the pattern run: the unit as int8. */
 void wn_quantize_unit(const wn_job *job, size_t unit, void *scratch);
 
-/* Statistics and apply of one unit of the pattern run, in scratch of its own. */
-void wn_run_one_unit(const wn_job *job, size_t unit);
+/* Statistics and apply of one row of the pattern run, a block at most, in scratch of its own. */
+void wn_run_one_row(const wn_job *job, size_t row);
 
 /* Writes n contiguous elements of x as the sum that they are, `offset` bytes into it. */
 static inline void wn_add_elements(const wn_job *job, ptrdiff_t offset, size_t n) {

@@ -341,17 +341,17 @@ void wn_quantize_unit(const wn_job *job, size_t unit, void *memory) {
     }
 }
 
-void wn_run_one_unit(const wn_job *whole, size_t unit) {
+void wn_run_one_row(const wn_job *whole, size_t row) {
     run_scratch scratch;
     double count, mean, mean_lo, m2, m2_lo, scale;
     wn_unit_state state = {&count, {&mean, &mean_lo, &m2, &m2_lo}, &scale};
     wn_job job = *whole;
     job.adds = false; /* it is done */
     cut(&job, 1);
-    part_moments(&job, unit, 0, &scratch, &state);
-    settle(&job, unit, &scratch, &state);
-    finish(&job, unit, &scratch, &state);
-    part_apply(&job, unit, 0, &scratch);
+    part_moments(&job, row, 0, &scratch, &state);
+    settle(&job, row, &scratch, &state);
+    finish(&job, row, &scratch, &state);
+    part_apply(&job, row, 0, &scratch);
 }
 
 static size_t first_statistic(const wn_job *job, size_t unit, size_t *count) {

@@ -240,7 +240,7 @@ static void rows_body(void *context, int thread, int thread_count) {
                                              last.y_stride, count, n, &affine, last.affine_stride, p->eps,
                                              p->centred, job->adds ? &adds : NULL);
         row += done;
-        if (done < count) wn_run_one_unit(job, row++), done++;
+        if (done < count) wn_run_one_row(job, row++), done++;
         adds.done = done < count ? adds.done - done : 0;
     }
     if (job->stream) job->kernels->stream_end();
@@ -291,14 +291,15 @@ static wn_status run_units(wn_call *call, int threads, bool split, size_t bytes)
 }
 
 /* Ordinary stores read each line before they write it, and drive what is read next out of the cache. Past the
- * cache they go where the data is more than fits (others use it too, and long units, read again later, are
- * driven out sooner; rows side by side gain more within it, unless one thread goes through all; and so, where
- * a sum is written as well as y, does what it still holds of more than fits), and whole lines of y are
- * written that nothing reads: y is not x. In the pattern cols, rows must lie alike to their lines. */
+ * cache they go where the data is more than fits, as others use it too, and whole lines of y are written that
+ * nothing reads: y is not x. In the pattern cols, rows must lie alike to their lines. */
 static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
     const wn_problem *p = job->problem;
+    /* long units, read again later, are driven out sooner; not where they go side by side on several threads
+     */
     bool has_long_units = p->pattern == WN_RUN && p->reduced.count * p->inner.count > LONG_UNIT;
     bool gains_within = p->given_mean || (threads > 1 && wn_go_side_by_side(job, threads));
+    /* where a sum is written, too, what the cache still holds of more than fits saves most */
     size_t eighths = has_long_units && !gains_within ? 5 : job->adds && threads > 1 ? 12 : 7;
     size_t fits = wn_cache_bytes() / 8 * eighths;
     if (!p->y || p->y == p->x || !job->direct_y || job->to_compute || bytes <= fits) return false;

@@ -62,7 +62,7 @@ typedef struct {
     T *y[FN(MOST_ROWS)];
     FN(norm_v) norm[FN(MOST_ROWS)];
     const C *weight, *bias;
-    size_t i, n;
+    size_t i, n, streamed;    /* up to where whole lines go past the cache, of rows that do */
     ptrdiff_t ahead;          /* bytes from what is summed meanwhile to what is fetched into L1 */
     const T *augend, *addend; /* of the row that is summed meanwhile, if it is yet to be written, */
     T *sum, *kept;            /* here, and kept where it is soon read if it is written past the cache, */
@@ -106,7 +106,7 @@ static ALWAYS_INLINE void FN(apply_team)(FN(team) * team, size_t part, FN(form) 
  * are through when as many are summed; sooner if they did not start at element 0. */
 static ALWAYS_INLINE void FN(weave)(FN(team) * team, size_t i, size_t unit, FN(form) form) {
     size_t step = form.rows * V_N;
-    if (step == 0 || (form.reach == PAST && team->i + unit > team->n)) return;
+    if (step == 0 || (form.reach == PAST && team->i + unit > team->streamed)) return;
     /* a result's line comes from as far as x does before it is written */
     for (size_t byte = 0; form.reach == FAR && byte < unit * sizeof(T); byte += 64)
         PREFETCH_L2((const char *)(team->y[0] + i) + PAGE_AHEAD + byte);
@@ -114,39 +114,41 @@ static ALWAYS_INLINE void FN(weave)(FN(team) * team, size_t i, size_t unit, FN(f
     if (step > unit && (i & LANES)) FN(apply_team)(team, 0, form); /* every other time */
 }
 
-/* Elements of a line, and those from y on to the next one. */
-enum { FN(LINE) = V_N * sizeof(T) > 64 ? V_N : 64 / sizeof(T) };
+/* Elements of a line; those of a row before its first whole line, all if it has none; and where its last
+ * whole line ends, if `head` are before the first. */
+enum { FN(LINE) = 64 / sizeof(T) };
 
-static inline size_t FN(unaligned)(const T *y) {
-    return (size_t)(-(uintptr_t)y % (FN(LINE) * sizeof(T))) / sizeof(T);
+static inline size_t FN(line_head)(const T *y, size_t n) {
+    size_t head = (size_t)(-(uintptr_t)y % 64) / sizeof(T);
+    return head < n ? head : n;
 }
 
-/* Of rows that stream, `stride` apart, fetches the line where one begins that comes a while after the one at
- * y, if others have a part of it: it is stored, and stores wait for their line, one after the other. */
+static inline size_t FN(lines_end)(size_t head, size_t n) { return head + (n - head) / FN(LINE) * FN(LINE); }
+
+/* Of rows that stream, `stride` bytes apart, fetches the line where a later one begins, if it begins within
+ * one: that line is stored, and stores that miss wait one after the other. */
 static inline void FN(fetch_end)(const void *y, ptrdiff_t stride, size_t n) {
     enum { A_WHILE = 1024 }; /* elements */
     uintptr_t later = (uintptr_t)y + (uintptr_t)((ptrdiff_t)(1 + A_WHILE / n) * stride);
     if (later % 64 != 0) PREFETCH((const void *)later);
 }
 
-/* A row that streams goes line by line; what it has of its first and its last one is stored. No store may
- * come near a line that goes past the cache, be it by what is masked of it: that would be fetched from
- * memory. */
+/* A row that streams goes line by line; what it has of its first and its last one is stored. No store may lie
+ * across a line that goes past the cache, not even by masked elements: it would be fetched from memory. */
 static ALWAYS_INLINE void FN(start_team)(FN(team) * team, FN(form) form) {
-    size_t head = FN(unaligned)(team->y[0]);
-    if (form.reach != PAST || head == 0) return;
+    if (form.reach != PAST) return;
+    size_t head = FN(line_head)(team->y[0], team->n), part = head % V_N;
+    team->streamed = FN(lines_end)(head, team->n);
     form.reach = EDGE;
-    if (head > team->n) head = team->n;
-    if (head % V_N) FN(apply_team)(team, head % V_N, form);
-    team->i = head % V_N;
+    if (part) FN(apply_team)(team, part, form);
+    team->i = part;
     UNROLL_NONE while (V_N < FN(LINE) && team->i < head) FN(apply_team)(team, 0, form);
 }
 
 /* What the sums have left of it. */
 static ALWAYS_INLINE void FN(finish_team)(FN(team) * team, FN(form) form) {
     if (form.reach == PAST && V_N < FN(LINE)) {
-        size_t end = team->i + (team->n - team->i) / FN(LINE) * FN(LINE);
-        UNROLL_NONE while (team->i < end) FN(apply_team)(team, 0, form);
+        UNROLL_NONE while (team->i < team->streamed) FN(apply_team)(team, 0, form);
         form.reach = NEAR;
     }
     while (team->i + V_N <= team->n) FN(apply_team)(team, 0, form);
@@ -172,12 +174,10 @@ static ALWAYS_INLINE void FN(apply_with)(const T *x, T *y, size_t n, FN(norm_v) 
     size_t i = 0;
 #define RESULT(part) FN(result)(x, i, part, &nv, &of_row, has_weight, has_bias)
     if (affine->stream && (uintptr_t)y % sizeof(T) == 0) { /* line by line, as teams do */
-        size_t head = FN(unaligned)(y);
-        if (head > n) head = n;
+        size_t head = FN(line_head)(y, n), end = FN(lines_end)(head, n);
         i = head % V_N;
         if (i) V_STORE_HEAD(y, FN(result)(x, 0, i, &nv, &of_row, has_weight, has_bias), i);
         UNROLL_NONE for (; i < head; i += V_N) V_STORE(y + i, RESULT(0));
-        size_t end = i + (n - i) / FN(LINE) * FN(LINE);
         UNROLL_LITTLE for (; i < end; i += V_N) V_STREAM(y + i, RESULT(0));
     }
     UNROLL_APPLY for (; i + V_N <= n; i += V_N) V_STORE(y + i, RESULT(0));

@@ -273,13 +273,12 @@ static ALWAYS_INLINE void FN(apply_abreast)(const void *const *x_rows, void *con
 #define APPLY(part, stream)                                                                                  \
     FN(apply_columns)(&rows, count, c, part, &own, affine, parameters, is_plain, stream)
     if (count == 1 && is_plain && affine->stream &&
-        (uintptr_t)rows.y[0] % sizeof(T) == 0) { /* alone, and from an aligned address on */
-        size_t head = FN(unaligned)(rows.y[0]);
-        if (head > columns) head = columns;
+        (uintptr_t)rows.y[0] % sizeof(T) == 0) { /* alone, and line by line */
+        size_t head = FN(line_head)(rows.y[0], columns), end = FN(lines_end)(head, columns);
         if (head % V_N) APPLY(head % V_N, 1);
         c = head % V_N;
         if (V_N < FN(LINE)) UNROLL_NONE for (; c < head; c += V_N) APPLY(0, 0);
-        for (size_t end = c + (columns - c) / FN(LINE) * FN(LINE); c < end; c += V_N) APPLY(0, 1);
+        for (; c < end; c += V_N) APPLY(0, 1);
     }
     for (; c + V_N <= columns; c += V_N) APPLY(0, 0);
     if (c < columns) APPLY(columns - c, 0);

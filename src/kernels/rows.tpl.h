@@ -99,8 +99,8 @@ static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t c
             team->augend = FN(addend_at)(rows, rows->adds->augend, r + k);
             team->addend = FN(addend_at)(rows, rows->adds->addend, r + k);
             team->sum = FN(row_in_memory)(rows, r + k), team->kept = FN(row_x)(rows, r + k);
-            team->past = team->augend != team->sum && team->addend != team->sum &&
-                         (uintptr_t)team->sum % (V_N * sizeof(T)) == 0;
+            team->past =
+                team->augend != team->sum && team->addend != team->sum && (uintptr_t)team->sum % 64 == 0;
         }
         if (in_team && form.centred)
             FN(put_sums)(slots, at + k, FN(add_runs)(&x, 1, rows->n, 0, 0.0, team, form));
@@ -220,8 +220,8 @@ static ALWAYS_INLINE void FN(norm_batch)(const FN(rows) * rows, size_t r, size_t
 }
 
 /* As norm_team for `count` rows that go past the cache one by one, a tile of each at a time: rows share the
- * loads of weight and bias, and yet there are no more streams to memory. Rows of y from an aligned address
- * on, and so each tile. */
+ * loads of weight and bias, and yet there are no more streams to memory. Tiles are counted from a row's first
+ * whole line of y, so each but the first begins at one. */
 enum { FN(TILE) = 1024, FN(TILED_ROWS) = 4 };
 
 static ALWAYS_INLINE void FN(norm_tiles)(const FN(rows) * rows, size_t r, size_t count, size_t later,
@@ -233,7 +233,7 @@ static ALWAYS_INLINE void FN(norm_tiles)(const FN(rows) * rows, size_t r, size_t
     for (size_t i = 0; i < count * tiles; i++) { /* a tile applied, and a tile's length summed */
         size_t k = i % count, tile = i / count, summed = i / tiles, begin = i % tiles * width;
         T *y = FN(row_y)(rows, r + k);
-        size_t head = FN(unaligned)(y), from = tile ? head + tile * width : 0;
+        size_t head = FN(line_head)(y, n), from = tile ? head + tile * width : 0;
         size_t end = tile + 1 < tiles ? head + (tile + 1) * width : n;
         FN(team)
         team = {.x = {(const T *)FN(row_in_memory)(rows, r + k) + from},
@@ -342,7 +342,8 @@ static size_t FN(bytes_at_once)(const FN(rows) * rows) {
 /* Rows that go past the cache by tiles: where two of them, the result and the parameters are much more than
  * L1 holds. RMS norm, with one parameter, and 16 bits gain nothing. */
 static int FN(go_by_tiles)(const FN(rows) * rows) {
-    return !IS_16BIT && rows->centred && !rows->adds && FN(bytes_at_once)(rows) >= LEAST_L1 / 2 * 3;
+    return !IS_16BIT && rows->affine->stream && rows->vary && rows->centred && !rows->adds &&
+           FN(bytes_at_once)(rows) >= LEAST_L1 / 2 * 3;
 }
 
 /* Long rows go side by side, but not past the cache: as many streams to memory take longer. */
@@ -355,7 +356,7 @@ static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
     if (stream) return STEPS(stream_one);
 #else
     int far = centred && rows->affine->far;
-    if (stream && FN(go_by_tiles)(rows)) return STEP(stream_tiles);
+    if (FN(go_by_tiles)(rows)) return STEP(stream_tiles);
     if (stream) return adds ? STEPS(stream_sum) : STEPS(stream_one);
     if (adds && far) return STEP(far_sum_centred);
     if (FN(go_in_batches)(rows)) return adds ? STEPS(batch_sum) : STEP(batch);
@@ -413,6 +414,11 @@ static const void *FN(line_up)(const void *parameters, size_t n, const void *y, 
     return memcpy(wn_beside(memory, y), parameters, n * sizeof(C));
 }
 
+/* Whether results so far apart can be stored past the cache. */
+static int FN(can_stream)(const void *y, ptrdiff_t y_stride) {
+    return (uintptr_t)y % sizeof(T) == 0 && (uintptr_t)y_stride % sizeof(T) == 0;
+}
+
 static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride, size_t row_count,
                            size_t n, const wn_affine *affine, ptrdiff_t affine_step, double eps, int centred,
                            wn_addends *adds) {
@@ -438,7 +444,7 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     if (WEAVES && FN(is_plain)(affine) && affine_step == 0)
         FN(fill_in)(&filled, n, centred, centred ? own_bias : own);
     rows.affine = affine = &filled;
-    int stream = affine->stream && (uintptr_t)y % sizeof(T) == 0 && (uintptr_t)y_stride % sizeof(T) == 0;
+    int stream = affine->stream && FN(can_stream)(y, y_stride);
     int vary = affine->advance && (affine->weight || affine->bias);
     int is_for_teams = vary ? affine_step == 0 && FN(are_for_teams)(affine, centred) : centred && !adds;
     int in_teams = WEAVES && FN(is_plain)(affine) && is_for_teams && (stream || !affine->stream);
@@ -452,7 +458,7 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     /* rows that are yet to be written and woven take twice the room in L1: less than half a batch, as two
      * rows that fill it were slower than one */
     size_t most = adds && step.rows && !stream && !IS_16BIT ? FN(BATCH) / 2 - 1 : FN(BATCH);
-    if (step.norm && vary && stream && FN(go_by_tiles)(&rows)) most = FN(TILED_ROWS) * n;
+    if (step.norm && FN(go_by_tiles)(&rows)) most = FN(TILED_ROWS) * n;
     size_t team = step.rows ? step.rows : 1, batch = WEAVES ? most / n / team * team : 1;
     batch = batch < team ? team : batch > FN(BATCH_ROWS) ? FN(BATCH_ROWS) : batch;
     T kept[FN(KEPT)];

@@ -50,19 +50,14 @@ static int FN(can_fold_runs)(const wn_runs *runs, const wn_norm *norm, const wn_
     return all;
 }
 
-/* Whether results can be stored past the cache, if they are to be. */
-static int FN(can_stream)(const wn_runs *runs, const wn_affine *affine) {
-    return !affine->stream ||
-           ((uintptr_t)runs->y % sizeof(T) == 0 && (uintptr_t)runs->y_stride % sizeof(T) == 0);
-}
-
 static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int centred, const wn_norm *norm,
                                  const wn_affine *affine, wn_state *block) {
     const void *next_runs[WN_BLOCK_RUNS];
     double count = (double)runs->count * (double)runs->n;
     int vary = affine->advance && (affine->weight || affine->bias);
     int is_for_teams = vary ? affine->weight && affine->bias : FN(can_fold_runs)(runs, norm, affine);
-    int is_woven = WEAVES && centred && is_for_teams && FN(can_stream)(runs, affine) && !(IS_16BIT && vary);
+    int is_woven = WEAVES && centred && is_for_teams &&
+                   (!affine->stream || FN(can_stream)(runs->y, runs->y_stride)) && !(IS_16BIT && vary);
     for (size_t r = 0; r < runs->count; r++) next_runs[r] = FN(run_at)(next, runs, r);
     if (!is_woven) {
         for (size_t r = 0; r < runs->count; r++) {
@@ -93,7 +88,8 @@ static void FN(norm_rows_and_moments)(const wn_runs *runs, int centred, const wn
     wn_affine filled = *affine;
     C filler[WEAVES ? WN_BLOCK : 1];
     if (WEAVES) FN(fill_in)(&filled, n, centred, filler);
-    int is_woven = WEAVES && FN(are_for_teams)(&filled, centred) && FN(can_stream)(runs, affine);
+    int is_woven = WEAVES && FN(are_for_teams)(&filled, centred) &&
+                   (!affine->stream || FN(can_stream)(runs->y, runs->y_stride));
     for (size_t r = 0; r < count && !is_woven; r++) {
         const void *next = FN(run_at)(runs->x, runs, count + r);
         FN(apply_run)(FN(run_at)(runs->x, runs, r), FN(result_at)(runs, r), n, &norms[r], affine);

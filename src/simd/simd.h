@@ -52,8 +52,8 @@ static inline v_f64 v_load_f64(const void *p) {
 static inline void v_store_f32(void *p, v_f32 v) { memcpy(p, &v, sizeof v); }
 static inline void v_store_f64(void *p, v_f64 v) { memcpy(p, &v, sizeof v); }
 
-/* What is long and not worth a copy at each use stays a function, and WN_ONE_COPY a single
- * one: GCC makes another of most functions for arguments that it knows. */
+/* What is long and not worth a copy at each use stays a function, and WN_ONE_COPY a single one: GCC makes
+ * another of most functions for arguments that it knows. */
 #ifdef __GNUC__
 #    define WN_NOINLINE __attribute__((noinline, unused))
 #else

@@ -47,7 +47,7 @@ static void try_sums(wn_dtype dtype, const row_call *call) {
 /* Rows in teams and batches, each length with those of its own: enough of them for two of the largest and one
  * row more. One of them, each in turn, may be for the wide path. */
 static void test_teams(wn_dtype dtype) {
-    static const size_t lengths[] = {40, 128, 300, 450, 520, 1040, 2048, 2064, 3072, WN_BLOCK};
+    static const size_t lengths[] = {40, 128, 300, 450, 520, 1040, 2048, 2064, 2999, 3072, WN_BLOCK};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         EACH_KIND(k) for (int affine = 1; affine < 4; affine += 2) {
             size_t n = lengths[i], most = n <= 520 ? 17 : 9, bytes = n * size_of(dtype);

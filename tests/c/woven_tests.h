@@ -61,7 +61,7 @@ static void test_norm_and_moments(wn_dtype dtype) {
     }
 }
 
-/* Rows, a multiple of `stride` bytes from each other: each is what apply_run makes of it, the blocks what
+/* Rows `stride` bytes apart: each is what apply_run makes of it, the blocks what
  * moments_run makes of those that follow. */
 static void try_norm_rows(wn_dtype dtype, kind k, const woven_call *call) {
     static char image[CHUNK], alone[WN_BLOCK * sizeof(double)];
