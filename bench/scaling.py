@@ -1,4 +1,4 @@
-"""Cost as the work grows: layer norm by rows and by width, as a table and a plot; are there cliffs?
+"""Cost as the work grows: layer norm by rows and by width, within and past the cache; are there cliffs?
 
 Usage: python bench/scaling.py [--plot FILE] [--threads N] [--strict]
 
@@ -19,6 +19,7 @@ from welnorm import bench
 
 WIDTH, ROWS = 768, 64
 MOST_ROWS, MOST_WIDTH = 100_000, 1_000_000
+PAST, MOST_WIDTH_PAST = 12_000_000, 8192  # elements, 96 MB with the result: more than the cache holds
 STEP = 2**0.5
 CLIFF = 1.5
 PLAN = bench.Plan(budget=0.25, min_rounds=8)
@@ -61,7 +62,7 @@ def measure(what: str, shapes: list[tuple[int, int]]) -> Costs:
     rows, before = [], None
     for shape in shapes:
         cost, limit, ratio = cost_per_element(shape, before)
-        size = shape[0] if what == "rows" else shape[1]
+        size = shape[0 if what == "rows" else 1]
         cliff = "  cliff" if ratio > CLIFF else ""
         print(f"{size:>10}{cost * 1e9:>14.4f}{limit * 1e9:>10.4f}{ratio:>11.2f}x{cliff}", flush=True)
         rows.append((size, cost, limit, ratio))
@@ -69,17 +70,14 @@ def measure(what: str, shapes: list[tuple[int, int]]) -> Costs:
     return rows
 
 
-def plot(
-    file: str, by_rows: list[tuple[int, float, float]], by_width: list[tuple[int, float, float]]
-) -> None:
+def plot(file: str, sweeps: dict[str, Costs]) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
-    texts = (f"rows of {WIDTH} elements", f"width of {ROWS} rows")
-    for axis, rows, text in zip(axes, (by_rows, by_width), texts, strict=True):
+    figure, axes = pyplot.subplots(1, len(sweeps), figsize=(14, 4), sharey=True, layout="constrained")
+    for axis, (text, rows) in zip(axes, sweeps.items(), strict=True):
         sizes = [size for size, *_ in rows]
         axis.loglog(sizes, [cost * 1e9 for _, cost, _, _ in rows], marker=".", label="layer_norm")
         axis.loglog(sizes, [limit * 1e9 for _, _, limit, _ in rows], color="gray", label="the faster copy")
@@ -99,11 +97,16 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="exit with status 1 if there is a cliff")
     arguments = parser.parse_args()
     with wn.num_threads(arguments.threads):
-        by_rows = measure("rows", [(rows, WIDTH) for rows in grow(1, MOST_ROWS)])
-        by_width = measure("width", [(ROWS, width) for width in grow(8, MOST_WIDTH)])
+        sweeps = {
+            f"rows of {WIDTH} elements": measure("rows", [(rows, WIDTH) for rows in grow(1, MOST_ROWS)]),
+            f"width of {ROWS} rows": measure("width", [(ROWS, width) for width in grow(8, MOST_WIDTH)]),
+            f"width, {PAST // 10**6} million elements": measure(
+                "width", [(PAST // width, width) for width in grow(8, MOST_WIDTH_PAST)]
+            ),
+        }
     if arguments.plot:
-        plot(arguments.plot, by_rows, by_width)
-    worst = max(ratio for *_, ratio in by_rows + by_width)
+        plot(arguments.plot, sweeps)
+    worst = max(ratio for costs in sweeps.values() for *_, ratio in costs)
     print(f"\nat worst {worst:.2f} times the cost per element of the neighbour before (a cliff: {CLIFF})")
     for key, value in bench.machine_info(arguments.threads).items():
         print(f"{key:<10}{value}")
