@@ -62,7 +62,7 @@ def measure(what: str, shapes: list[tuple[int, int]]) -> Costs:
     rows, before = [], None
     for shape in shapes:
         cost, limit, ratio = cost_per_element(shape, before)
-        size = shape[0 if what == "rows" else 1]
+        size = shape[0] if what == "rows" else shape[1]
         cliff = "  cliff" if ratio > CLIFF else ""
         print(f"{size:>10}{cost * 1e9:>14.4f}{limit * 1e9:>10.4f}{ratio:>11.2f}x{cliff}", flush=True)
         rows.append((size, cost, limit, ratio))

@@ -295,12 +295,12 @@ static wn_status run_units(wn_call *call, int threads, bool split, size_t bytes)
  * nothing reads: y is not x. In the pattern cols, rows must lie alike to their lines. */
 static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
     const wn_problem *p = job->problem;
-    /* long units, read again later, are driven out sooner; not where they go side by side on several threads
-     */
+    /* Long units, read again later, are driven out sooner, unless they go side by side on several threads. */
     bool has_long_units = p->pattern == WN_RUN && p->reduced.count * p->inner.count > LONG_UNIT;
-    bool gains_within = p->given_mean || (threads > 1 && wn_go_side_by_side(job, threads));
-    /* where a sum is written, too, what the cache still holds of more than fits saves most */
-    size_t eighths = has_long_units && !gains_within ? 5 : job->adds && threads > 1 ? 12 : 7;
+    bool leaves_sooner =
+        has_long_units && !p->given_mean && !(threads > 1 && wn_go_side_by_side(job, threads));
+    /* Where a sum is written, too, what the cache still holds of more than fits saves most. */
+    size_t eighths = leaves_sooner ? 5 : job->adds && threads > 1 ? 12 : 7;
     size_t fits = wn_cache_bytes() / 8 * eighths;
     if (!p->y || p->y == p->x || !job->direct_y || job->to_compute || bytes <= fits) return false;
     if ((uintptr_t)p->y % job->y_size != 0) return false;

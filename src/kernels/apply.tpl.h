@@ -55,12 +55,10 @@ static ALWAYS_INLINE int FN(fold)(const wn_norm *norm, const wn_affine *affine, 
 
 /* Rows on their way through the apply step side by side, where they share the loads of weight and bias: all
  * are done up to element i. Their norms, with the parameters folded in if those do not vary along a row. */
-enum { FN(MOST_ROWS) = WN_TEAM };
-
 typedef struct {
-    const T *x[FN(MOST_ROWS)];
-    T *y[FN(MOST_ROWS)];
-    FN(norm_v) norm[FN(MOST_ROWS)];
+    const T *x[WN_TEAM];
+    T *y[WN_TEAM];
+    FN(norm_v) norm[WN_TEAM];
     const C *weight, *bias;
     size_t i, n, streamed;    /* up to where whole lines go past the cache, of rows that do */
     ptrdiff_t ahead;          /* bytes from what is summed meanwhile to what is fetched into L1 */

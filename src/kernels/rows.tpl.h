@@ -302,7 +302,7 @@ NORM_BATCH(batch_sum, 0, 1)
 NORM_BATCH(batch_sum_centred, 1, 1)
 NORM_TEAM(far_one_centred, 1, 1, 1, FAR, 0)
 NORM_TEAM(far_sum_centred, 1, 1, 1, FAR, 1)
-NORM_TEAMS(four, FN(MOST_ROWS), NEAR, 0)
+NORM_TEAMS(four, WN_TEAM, NEAR, 0)
 NORM_TEAMS(stream_sum, 1, PAST, 1)
 NORM(stream_tiles, 0) { FN(norm_tiles)(rows, r, count, later, slots, at); }
 #endif

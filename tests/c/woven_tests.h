@@ -61,8 +61,8 @@ static void test_norm_and_moments(wn_dtype dtype) {
     }
 }
 
-/* Rows `stride` bytes apart: each is what apply_run makes of it, the blocks what
- * moments_run makes of those that follow. */
+/* Rows `stride` bytes apart: each is what apply_run makes of it, the blocks what moments_run makes of those
+ * that follow. */
 static void try_norm_rows(wn_dtype dtype, kind k, const woven_call *call) {
     static char image[CHUNK], alone[WN_BLOCK * sizeof(double)];
     size_t bytes = call->n * size_of(dtype), stride = bytes + call->apart, reach = 2 * call->count * stride;
