@@ -57,17 +57,20 @@ static inline void v_order_f64(v_f64 *a, v_f64 *b) { __asm__("" : "+x"(*a), "+x"
 static inline v_f64 v_low_f32(v_f32 v) { return _mm256_cvtps_pd(_mm256_castps256_ps128(v)); }
 static inline v_f64 v_high_f32(v_f32 v) { return _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)); }
 
+#define v_fill_f64 v_fill_f64
+static inline v_f64 v_fill_f64(v_f64 v, size_t n, double fill) {
+    return _mm256_blendv_pd(_mm256_set1_pd(fill), v, _mm256_castsi256_pd(v_mask_f64(n)));
+}
+
 #define v_wide_part_f64 v_wide_part_f64
 static inline v_f64 v_wide_part_f64(const void *p, size_t n, double fill) {
-    __m256d v = v_load_part_f64(p, n);
-    return _mm256_blendv_pd(_mm256_set1_pd(fill), v, _mm256_castsi256_pd(v_mask_f64(n)));
+    return v_fill_f64(v_load_part_f64(p, n), n, fill);
 }
 
 #define v_wide_part_f32 v_wide_part_f32
 static inline v_f64 v_wide_part_f32(const void *p, size_t n, double fill) {
     __m128 narrow = _mm256_castps256_ps128(v_load_part_f32(p, n));
-    return _mm256_blendv_pd(_mm256_set1_pd(fill), _mm256_cvtps_pd(narrow),
-                            _mm256_castsi256_pd(v_mask_f64(n)));
+    return v_fill_f64(_mm256_cvtps_pd(narrow), n, fill);
 }
 
 #define v_load_f16 v_load_f16
@@ -78,6 +81,24 @@ static inline void v_store_f16(void *p, v_f32 v) {
 
 #define v_wide_f16 v_wide_f16
 static inline v_f64 v_wide_f16(const void *p) { return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64(p))); }
+
+/* by four, two and one element, as far as n has them */
+#define v_load_part_u16 v_load_part_u16
+static inline v_u16 v_load_part_u16(const void *p, size_t n) {
+    const uint16_t *from = p;
+    __m128i v = _mm_setzero_si128();
+    if (n & 1) v = _mm_loadu_si16(from + (n & 6));
+    if (n & 2) v = _mm_or_si128(_mm_slli_si128(v, 4), _mm_loadu_si32(from + (n & 4)));
+    if (n & 4) v = _mm_or_si128(_mm_slli_si128(v, 8), _mm_loadl_epi64(p));
+    return (v_u16)v;
+}
+static inline void v_store_part_u16(void *p, v_u16 half, size_t n) {
+    uint16_t *to = p;
+    __m128i v = (__m128i)half;
+    if (n & 4) _mm_storel_epi64(p, v), v = _mm_srli_si128(v, 8);
+    if (n & 2) _mm_storeu_si32(to + (n & 4), v), v = _mm_srli_si128(v, 4);
+    if (n & 1) _mm_storeu_si16(to + (n & 6), v);
+}
 
 /* bfloat16 elements become the upper halves of float32 ones in one step */
 #define v_wide_bf16 v_wide_bf16

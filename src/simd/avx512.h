@@ -76,6 +76,11 @@ static inline v_f64 v_wide_part_f64(const void *p, size_t n, double fill) {
     return _mm512_mask_loadu_pd(_mm512_set1_pd(fill), (__mmask8)v_mask(n), p);
 }
 
+#define v_fill_f64 v_fill_f64
+static inline v_f64 v_fill_f64(v_f64 v, size_t n, double fill) {
+    return _mm512_mask_mov_pd(_mm512_set1_pd(fill), (__mmask8)v_mask(n), v);
+}
+
 #define v_wide_part_f32 v_wide_part_f32
 static inline v_f64 v_wide_part_f32(const void *p, size_t n, double fill) {
     __mmask8 mask = (__mmask8)v_mask(n);
@@ -98,6 +103,21 @@ static inline void v_store_f16(void *p, v_f32 v) {
 
 #define v_wide_f16 v_wide_f16
 static inline v_f64 v_wide_f16(const void *p) { return _mm512_cvtps_pd(_mm256_cvtph_ps(_mm_loadu_si128(p))); }
+
+#define v_load_part_u16 v_load_part_u16
+static inline v_u16 v_load_part_u16(const void *p, size_t n) {
+    return (v_u16)_mm256_maskz_loadu_epi16(v_mask(n), p);
+}
+static inline void v_store_part_u16(void *p, v_u16 v, size_t n) {
+    _mm256_mask_storeu_epi16(p, v_mask(n), (__m256i)v);
+}
+#define v_store_head_u16 v_store_head_u16
+static inline void v_store_head_u16(void *p, v_u16 v, size_t n) {
+    const __m256i place = _mm256_set_epi16(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m256i from = _mm256_sub_epi16(place, _mm256_set1_epi16((short)(16 - n)));
+    _mm256_mask_storeu_epi16((uint16_t *)p - (16 - n), (__mmask16)(0xffffu << (16 - n)),
+                             _mm256_permutexvar_epi16(from, (__m256i)v));
+}
 
 /* bfloat16 elements become the upper halves of float32 ones in one step */
 #define v_wide_bf16 v_wide_bf16

@@ -93,8 +93,6 @@ static inline void v_store_part_f64(void *p, v_f64 v, size_t n) { memcpy(p, &v, 
 static WN_NOINLINE void v_store_head_f32(void *p, v_f32 v, size_t n) { memcpy(p, &v, n * sizeof(float)); }
 static WN_NOINLINE void v_store_head_f64(void *p, v_f64 v, size_t n) { memcpy(p, &v, n * sizeof(double)); }
 #endif
-#define v_store_head_f16 v_store_part_f16
-#define v_store_head_bf16 v_store_part_bf16
 
 #ifndef v_stream_f32
 static inline void v_stream_f32(void *p, v_f32 v) { v_store_f32(p, v); }
@@ -316,25 +314,56 @@ static inline void v_stream_f16(void *p, v_f32 v) { v_store_f16(p, v); }
 static inline void v_stream_bf16(void *p, v_f32 v) { v_store_bf16(p, v); }
 #endif
 
+#ifndef v_load_part_u16
+static inline v_u16 v_load_part_u16(const void *p, size_t n) {
+    uint16_t half[V_F32] = {0};
+    v_u16 v;
+    for (size_t i = 0; i < V_F32; i++) /* a memcpy of unknown length is a call */
+        if (i < n) memcpy(half + i, (const char *)p + i * sizeof *half, sizeof *half);
+    memcpy(&v, half, sizeof v);
+    return v;
+}
+static inline void v_store_part_u16(void *p, v_u16 v, size_t n) {
+    uint16_t half[V_F32];
+    memcpy(half, &v, sizeof v);
+    for (size_t i = 0; i < V_F32; i++)
+        if (i < n) memcpy((char *)p + i * sizeof *half, half + i, sizeof *half);
+}
+#endif
+#ifndef v_store_head_u16
+#    define v_store_head_u16 v_store_part_u16
+#endif
+
+#ifndef v_fill_f64
+/* The first n elements of v, all at most; the rest are fill. */
+static inline v_f64 v_fill_f64(v_f64 v, size_t n, double fill) {
+    double lane[V_F64];
+    v_store_f64(lane, v);
+    for (size_t i = 0; i < V_F64; i++)
+        if (i >= n) lane[i] = fill;
+    return v_load_f64(lane);
+}
+#endif
+
 /* Parts of vectors of 16-bit elements, by way of whole ones. */
 #define WN_PARTS(T)                                                                                          \
     static WN_NOINLINE v_f32 v_load_part_##T(const void *p, size_t n) {                                      \
-        uint16_t half[V_F32] = {0};                                                                          \
-        memcpy(half, p, n * sizeof *half);                                                                   \
-        return v_load_##T(half);                                                                             \
+        v_u16 half = v_load_part_u16(p, n);                                                                  \
+        return v_load_##T(&half);                                                                            \
     }                                                                                                        \
     static WN_NOINLINE void v_store_part_##T(void *p, v_f32 v, size_t n) {                                   \
-        uint16_t half[V_F32];                                                                                \
-        v_store_##T(half, v);                                                                                \
-        memcpy(p, half, n * sizeof *half);                                                                   \
+        v_u16 half;                                                                                          \
+        v_store_##T(&half, v);                                                                               \
+        v_store_part_u16(p, half, n);                                                                        \
+    }                                                                                                        \
+    static WN_NOINLINE void v_store_head_##T(void *p, v_f32 v, size_t n) {                                   \
+        v_u16 half;                                                                                          \
+        v_store_##T(&half, v);                                                                               \
+        v_store_head_u16(p, half, n);                                                                        \
     }                                                                                                        \
     static WN_NOINLINE v_f64 v_wide_part_##T(const void *p, size_t n, double fill) {                         \
-        uint16_t half[V_F64] = {0};                                                                          \
-        double wide[V_F64];                                                                                  \
-        memcpy(half, p, n * sizeof *half);                                                                   \
-        v_store_f64(wide, v_wide_##T(half));                                                                 \
-        for (size_t i = n; i < V_F64; i++) wide[i] = fill;                                                   \
-        return v_load_f64(wide);                                                                             \
+        v_u16 half = v_load_part_u16(p, n);                                                                  \
+        return v_fill_f64(v_wide_##T(&half), n, fill);                                                       \
     }
 WN_PARTS(f16)
 WN_PARTS(bf16)

@@ -8,6 +8,7 @@
 #ifdef WN_SCALAR
 typedef float v_f32, v_f32_narrow;
 typedef double v_f64;
+typedef uint16_t v_u16;
 typedef uint32_t v_i32; /* bits: without a sign, whose shift C does not define */
 typedef uint64_t v_i64;
 #    define V_F32 1
