@@ -271,7 +271,9 @@ static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_s
                                                folds ? scratch->weight : NULL, folds ? scratch->bias : NULL,
                                                s.columns, &scratch->columns);
     scratch->folded = folds && alike;
-    scratch->together = scratch->folded ? wn_rows_together(job) : 1;
+    scratch->together = 1;
+    if (scratch->folded && s.columns == (size_t)job->problem->inner.count)
+        scratch->together = wn_rows_together(job, WN_STRIP);
     wn_repeat(job, &scratch->columns, s.columns, scratch->together);
     memset(scratch->wide, 0, s.columns * sizeof *scratch->wide);
     if (!alike) finish_one_by_one(job, &s, from, scratch);

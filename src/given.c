@@ -143,7 +143,9 @@ bool wn_apply_given(const wn_job *job, int threads) {
     if (!job->direct_x || !job->direct_y || p->mask || p->group != 1) return false;
     if ((in_cols && p->outer.count != 1) || !is_affine_by_statistic(job)) return false;
     bool is_shared = count > MOST_OWN;
-    size_t together = in_cols && p->reduced.ndim <= 1 ? wn_rows_together(job) : 1;
+    size_t together = 1;
+    if (in_cols && p->reduced.ndim <= 1)
+        together = wn_rows_together(job, job->stream ? 2 * WN_STRIP : WN_STRIP);
     size_t part = wn_apart(count * together * job->compute_size);
     char *memory = malloc((is_shared ? 1 : (size_t)threads) * 3 * part + 2 * WN_APART);
     if (!memory) return false; /* the other way needs less */

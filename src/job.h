@@ -17,8 +17,7 @@ enum {
     WN_MAX_PARTS = 1024,      /* and a unit at most so many parts, */
     WN_MAX_COLUMN_PARTS = 16, /* fewer in the pattern cols, where a part's state is a strip's: 20 KiB */
     WN_PACK = 32,             /* runs shorter than this are packed before their statistics are taken */
-    WN_TILE = 64,             /* columns of a strip that is packed */
-    WN_NARROW = 64 /* columns up to which contiguous rows are put together before they are applied */
+    WN_TILE = 64              /* columns of a strip that is packed */
 };
 
 typedef struct {
@@ -192,16 +191,19 @@ static inline wn_cols_norm wn_cols_norm_from(const wn_job *job, const wn_cols_no
 /* How far one part of columns' norms is from the next, each at its place beside y. */
 static inline size_t wn_apart(size_t bytes) { return wn_ceil_div(bytes, 2 * WN_APART) * (2 * WN_APART); }
 
-/* How many rows of the pattern cols make one for the apply step: a kernel takes time for each row, however
- * short. Along the last axis they must lie one after the other, in x and in y. */
-static inline size_t wn_rows_together(const wn_job *job) {
-    _Static_assert(WN_NARROW <= WN_TILE, "such columns are one strip");
+/* How many rows of the pattern cols make one for the apply step, of `most` columns (half as many of float64),
+ * as far as they do: a kernel takes time for each row, however short, and for the line that it shares with
+ * the next. Along the last axis they must lie one after the other, in x and in y. */
+static inline size_t wn_rows_together(const wn_job *job, size_t most) {
     const wn_problem *p = job->problem;
     const wn_axis rows = wn_last_axis(&p->reduced);
-    size_t columns = (size_t)p->inner.count, together = WN_STRIP / columns;
+    size_t columns = (size_t)p->inner.count, whole = 1;
+    size_t together = most * sizeof(float) / (columns * job->compute_size);
     bool is_one_piece = rows.x_stride == (int64_t)(columns * job->x_size) &&
                         rows.y_stride == (int64_t)(columns * job->y_size) && job->direct_x && job->direct_y;
-    return columns <= WN_NARROW && is_one_piece && !p->mask && (size_t)rows.count >= together ? together : 1;
+    while (whole * columns * job->y_size % 64 != 0) whole *= 2;
+    if (whole <= together) together -= together % whole;
+    return together > 1 && is_one_piece && !p->mask && (size_t)rows.count >= together ? together : 1;
 }
 
 /* The norm of `columns` columns `times` times, one after the other. */

@@ -19,6 +19,7 @@ enum {
     STATE_ARRAYS = 5,         /* mean, mean_lo, m2, m2_lo, scale */
     SPLIT_BELOW = 2,          /* units a thread, below which units are split */
     LONG_UNIT = 8 * WN_BLOCK, /* elements */
+    LONG_ROW = 256,           /* bytes: a few lines */
     FEW_BYTES = 1 << 16 /* of rows that one thread takes without a plan; what is past the cache is far more */
 };
 
@@ -292,7 +293,7 @@ static wn_status run_units(wn_call *call, int threads, bool split, size_t bytes)
 
 /* Ordinary stores read each line before they write it, and drive what is read next out of the cache. Past the
  * cache they go where the data is more than fits, as others use it too, and whole lines of y are written that
- * nothing reads: y is not x. In the pattern cols, rows must lie alike to their lines. */
+ * nothing reads: y is not x. In the pattern cols, rows must lie alike to their lines, or have some. */
 static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
     const wn_problem *p = job->problem;
     /* Long units, read again later, are driven out sooner, unless they go side by side on several threads. */
@@ -304,10 +305,11 @@ static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
     size_t fits = wn_cache_bytes() / 8 * eighths;
     if (!p->y || p->y == p->x || !job->direct_y || job->to_compute || bytes <= fits) return false;
     if ((uintptr_t)p->y % job->y_size != 0) return false;
+    if (p->pattern == WN_RUN) return true;
+    size_t row_bytes = (size_t)p->inner.count * wn_rows_together(job, WN_STRIP) * job->y_size;
     bool alike = true;
     for (int d = 0; d < p->reduced.ndim; d++) alike &= p->reduced.axis[d].y_stride % 64 == 0;
-    for (int d = 0; d < p->outer.ndim; d++) alike &= p->outer.axis[d].y_stride % (int64_t)job->y_size == 0;
-    return p->pattern == WN_RUN || alike;
+    return alike || row_bytes >= LONG_ROW;
 }
 
 /* Whether lines of results had better be fetched, which may not be there any more: where it pays from, as

@@ -274,7 +274,9 @@ static ALWAYS_INLINE void FN(apply_abreast)(const void *const *x_rows, void *con
     FN(apply_columns)(&rows, count, c, part, &own, affine, parameters, is_plain, stream)
     if (count == 1 && is_plain && affine->stream &&
         (uintptr_t)rows.y[0] % sizeof(T) == 0) { /* alone, and line by line */
+        ptrdiff_t stride = row + 1 < row_count ? (const char *)y_rows[row + 1] - (const char *)rows.y[0] : 0;
         size_t head = FN(line_head)(rows.y[0], columns), end = FN(lines_end)(head, columns);
+        FN(fetch_end)(rows.y[0], stride, columns);
         if (head % V_N) APPLY(head % V_N, 1);
         c = head % V_N;
         if (V_N < FN(LINE)) UNROLL_NONE for (; c < head; c += V_N) APPLY(0, 0);

@@ -80,6 +80,7 @@ static const shape shapes[] = {
     {"batch norm, channels first", WN_RUN, 1, 3, 6, 3136, 1, 0, 'o', 1},
     {"batch norm, short runs", WN_RUN, 1, 2, 5000, 7, 1, 0, 'o', 1},
     {"batch norm, channels last", WN_COLS, 1, 1, 1500, 33, 0, 1, 'i', 1},
+    {"batch norm, rows that end within lines", WN_COLS, 1, 1, 400, 100, 0, 1, 'i', 1},
     {"batch norm, wide", WN_COLS, 1, 1, 40, 1031, 0, 1, 'i', 1},
     {"layer norm over a middle axis", WN_COLS, 2, 3, 96, 70, 0, 1, 'r', 1},
     {"layer norm over a long middle axis", WN_COLS, 1, 2, 1100, 21, 0, 1, 'r', 1},
