@@ -64,8 +64,12 @@ typedef struct {
     ptrdiff_t ahead;          /* bytes from what is summed meanwhile to what is fetched into L1 */
     const T *augend, *addend; /* of the row that is summed meanwhile, if it is yet to be written, */
     T *sum, *kept;            /* here, and kept where it is soon read if it is written past the cache, */
-    int past;                 /* as far as lines allow */
+    int past;                 /* how: STAYS, ... */
 } FN(team);
+
+/* How a sum goes past the cache: not at all if it is where an addend was read; a vector at a time, if those
+ * are whole lines; else from what is kept, when the row is through. */
+enum { FN(STAYS), FN(BY_VECTORS), FN(FROM_KEPT) };
 
 /* What is known of a team when its loop is compiled: how many rows; whether statistics are centred; whether
  * parameters vary along a row (then there is a weight and, if centred, a bias; if not centred they do);

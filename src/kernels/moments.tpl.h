@@ -70,17 +70,30 @@ static ALWAYS_INLINE void FN(fetch_ahead)(const FN(team) * team, const T *x, FN(
 
 static const FN(form) FN(no_form) = {1, 1, 0, NEAR, 0};
 
-/* Writes a vector of the row that is summed, from element i on, and returns what it is then. */
-static ALWAYS_INLINE V FN(add_at)(FN(team) * team, size_t i, FN(form) form) {
+/* Writes a vector of the row that is summed, from element i on, or its first `part` elements, and returns
+ * what it is then. */
+static ALWAYS_INLINE V FN(add_at)(FN(team) * team, size_t i, size_t part, FN(form) form) {
     const T *a = team->augend + i, *b = team->addend + i;
-    /* float64 sums keep the pipes too busy to put halves together */
-    V sum = form.centred ? V_LOAD(a) + V_LOAD(b) : V_LOAD_HALVES(a) + V_LOAD_HALVES(b);
-    if (form.reach == PAST) V_STORE(team->kept + i, sum);
-    if (form.reach == PAST && team->past)
-        V_STREAM(team->sum + i, sum);
+    int is_kept = form.reach == PAST, stays = !is_kept || team->past == FN(STAYS);
+    T rounded[V_N];
+    V sum;
+    if (part)
+        sum = V_LOAD_PART(a, part) + V_LOAD_PART(b, part);
+    else if (form.centred) /* float64 sums keep the pipes too busy to put halves together */
+        sum = V_LOAD(a) + V_LOAD(b);
     else
+        sum = V_LOAD_HALVES(a) + V_LOAD_HALVES(b);
+    if (is_kept) V_STORE(team->kept + i, sum);
+    if (part && (stays || team->past == FN(BY_VECTORS)))
+        V_STORE_PART(team->sum + i, sum, part);
+    else if (stays)
         V_STORE(team->sum + i, sum);
-    return IS_16BIT ? V_LOAD(team->sum + i) : sum; /* rounded */
+    else if (team->past == FN(BY_VECTORS))
+        V_STREAM(team->sum + i, sum);
+    if (!IS_16BIT) return sum;
+    if (!part) return V_LOAD(team->sum + i);
+    V_STORE(rounded, sum);
+    return V_LOAD(rounded);
 }
 
 /* Fetches what `unit` elements from element i on will come to, and of data that are FAR the sum's lines, too;
@@ -109,6 +122,8 @@ static ALWAYS_INLINE v_f64 FN(part_of)(const V *v, size_t c) {
 static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double shift, FN(lanes) * lanes,
                                       FN(team) * team, FN(form) form) {
     v_f64 shifts = v_set_f64(shift);
+    V added[FN(CHAINS) * V_F64 / V_N];
+    int adds = team && form.adds;
     for (size_t first = 0; first < FN(VECTORS); first += FN(CHAINS)) {
         v_f64 s[FN(CHAINS)], q[FN(CHAINS)], lost[FN(CHAINS)];
         size_t i = first * V_F64, unit = FN(CHAINS) * V_F64;
@@ -119,12 +134,11 @@ static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double 
         }
         for (; i + unit <= n; i += LANES) {
             if (team && first == 0 && !form.adds) FN(fetch_ahead)(team, x + i, form);
-            V added[FN(CHAINS) * V_F64 / V_N];
-            int adds = team && form.adds && i < n / LANES * LANES,
-                is_at_hand = adds && form.reach == NEAR && !IS_16BIT;
+            int is_at_hand = adds && form.reach == NEAR && !IS_16BIT;
             if (adds) {
                 FN(fetch_addends)(team, i, unit, form);
-                UNROLL for (size_t v = 0; v < unit / V_N; v++) added[v] = FN(add_at)(team, i + v * V_N, form);
+                UNROLL for (size_t v = 0; v < unit / V_N; v++) added[v] =
+                    FN(add_at)(team, i + v * V_N, 0, form);
             }
             UNROLL for (size_t c = 0; c < FN(CHAINS); c++) {
                 v_f64 d = is_at_hand ? FN(part_of)(added, c) : V_WIDE(x + i + c * V_F64);
@@ -133,14 +147,23 @@ static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double 
             }
             if (team) FN(weave)(team, i, unit, form);
         }
+        for (size_t v = 0; adds && v < unit / V_N; v++) {
+            size_t at = i + v * V_N;
+            if (at < n) added[v] = FN(add_at)(team, at, n - at < V_N ? n - at : 0, form);
+        }
         UNROLL for (size_t c = 0; c < FN(CHAINS); c++) {
             size_t at = i + c * V_F64;
             if (at >= n) break;
             /* missing elements count as the shift: they add zero. But for float64, a second sum is rare:
              * less code */
             size_t part = n - at < V_F64 ? n - at : V_F64;
-            v_f64 d =
-                (!shifted || IS_FLOAT64) && part == V_F64 ? V_WIDE(x + at) : V_WIDE_PART(x + at, part, shift);
+            v_f64 d;
+            if (adds)
+                d = FN(part_of)(added, c);
+            else if ((!shifted || IS_FLOAT64) && part == V_F64)
+                d = V_WIDE(x + at);
+            else
+                d = V_WIDE_PART(x + at, part, shift);
             if (shifted) d -= shifts;
             FN(add_vector)(d, &s[c], &q[c], &lost[c]);
         }
@@ -183,7 +206,7 @@ static ALWAYS_INLINE void FN(add_squares)(const T *x, size_t n, FN(lanes) * lane
                 size_t at = i + v * V_N;
                 V element;
                 if (team && form.adds)
-                    element = FN(add_at)(team, at, form);
+                    element = FN(add_at)(team, at, 0, form);
                 else
                     element = form.rows > 2 ? V_LOAD(x + at) : V_LOAD_HALVES(x + at); /* four rows lose */
                 q[v] = V_FMA(element, element, q[v]);
@@ -193,7 +216,12 @@ static ALWAYS_INLINE void FN(add_squares)(const T *x, size_t n, FN(lanes) * lane
         UNROLL_SQUARES for (size_t v = 0; v < FN(SQUARE_VECTORS); v++) {
             size_t at = i + v * V_N;
             if (i < whole || at >= n) break;
-            V element = n - at >= V_N ? V_LOAD(x + at) : V_LOAD_PART(x + at, n - at);
+            size_t part = n - at < V_N ? n - at : 0;
+            V element;
+            if (team && form.adds)
+                element = FN(add_at)(team, at, part, form);
+            else
+                element = part ? V_LOAD_PART(x + at, part) : V_LOAD(x + at);
             q[v] = V_FMA(element, element, q[v]);
         }
         if (i == whole) i = n;

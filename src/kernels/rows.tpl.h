@@ -26,8 +26,8 @@ typedef struct {
     int centred, vary;
     double count, inverse_count; /* of a row's elements */
     wn_addends *adds;
-    T *kept; /* the last kept_count rows, if they are written past the cache; else NULL */
-    size_t kept_count;
+    T *kept; /* the last kept_count rows, each at a line, if they are written past the cache; else NULL */
+    size_t kept_count, kept_step;
 } FN(rows);
 
 /* The rows of a batch: their sums, and then what the apply step needs of them, with the parameters folded in
@@ -54,7 +54,7 @@ static inline void *FN(row_in_memory)(const FN(rows) * rows, size_t r) {
 }
 
 static inline void *FN(row_x)(const FN(rows) * rows, size_t r) {
-    return rows->kept ? rows->kept + r % rows->kept_count * rows->n : FN(row_in_memory)(rows, r);
+    return rows->kept ? rows->kept + r % rows->kept_count * rows->kept_step : FN(row_in_memory)(rows, r);
 }
 
 static inline void *FN(row_y)(const FN(rows) * rows, size_t r) {
@@ -65,22 +65,30 @@ static inline const T *FN(addend_at)(const FN(rows) * rows, const void *first, s
     return (const void *)((const char *)first + (ptrdiff_t)r * rows->x_stride);
 }
 
-/* Writes row r from element `from` on, if that is not done, and keeps what is there if rows are kept. Returns
- * whether what is before is left to do. */
-static ALWAYS_INLINE int FN(write_row)(const FN(rows) * rows, size_t r, size_t from) {
+/* Writes row r, if that is not done, and keeps what is there if rows are kept. */
+static ALWAYS_INLINE void FN(write_row)(const FN(rows) * rows, size_t r) {
     wn_addends *adds = rows->adds;
     T *sum = FN(row_in_memory)(rows, r);
-    int is_done = r < adds->done;
-    if (is_done) from = 0;
-    const T *a = FN(addend_at)(rows, adds->augend, r), *b = FN(addend_at)(rows, adds->addend, r);
-    if (!is_done) FN(add)(a + from, b + from, sum + from, rows->n - from);
-    if (rows->kept) memcpy((T *)FN(row_x)(rows, r) + from, sum + from, (rows->n - from) * sizeof *sum);
-    if (!is_done) adds->done = r + 1;
-    return !is_done && from > 0;
+    if (r >= adds->done) {
+        FN(add)(FN(addend_at)(rows, adds->augend, r), FN(addend_at)(rows, adds->addend, r), sum, rows->n);
+        adds->done = r + 1;
+    }
+    if (rows->kept) memcpy(FN(row_x)(rows, r), sum, rows->n * sizeof *sum);
+}
+
+/* Copies a row past the cache, line by line. */
+static WN_NOINLINE void FN(stream_row)(const T *from, T *to, ptrdiff_t stride, size_t n) {
+    size_t head = FN(line_head)(to, n), end = FN(lines_end)(head, n), i = head % V_N;
+    FN(fetch_end)(to, stride, n);
+    if (i) V_STORE_HEAD(to, V_LOAD_PART(from, i), i);
+    UNROLL_NONE for (; i < head; i += V_N) V_STORE(to + i, V_LOAD(from + i));
+    UNROLL_LITTLE for (; i < end; i += V_N) V_STREAM(to + i, V_LOAD(from + i));
+    UNROLL_NONE for (; i + V_N <= n; i += V_N) V_STORE(to + i, V_LOAD(from + i));
+    if (i < n) V_STORE_PART(to + i, V_LOAD_PART(from + i, n - i), n - i);
 }
 
 static WN_NOINLINE void FN(sum_row)(const FN(rows) * rows, size_t r, FN(slots) * slots, size_t k) {
-    if (rows->adds) FN(write_row)(rows, r, 0);
+    if (rows->adds) FN(write_row)(rows, r);
     const void *x = FN(row_x)(rows, r);
     FN(put_sums)(slots, k, FN(first_sums)(&x, 1, rows->n, rows->centred));
 }
@@ -92,15 +100,16 @@ static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t c
     for (size_t k = 0; k < count && r + k < rows->row_count; k++) {
         const void *x = FN(row_in_memory)(rows, r + k);
         int in_team = team && !form.adds;
-        if (team && form.adds) {
-            size_t unit = form.centred ? LANES : FN(SQUARE_LANES);
+        if (team && form.adds && r + k >= rows->adds->done) {
+            in_team = 1;
             x = FN(row_x)(rows, r + k);
-            in_team = FN(write_row)(rows, r + k, rows->n / unit * unit);
             team->augend = FN(addend_at)(rows, rows->adds->augend, r + k);
             team->addend = FN(addend_at)(rows, rows->adds->addend, r + k);
             team->sum = FN(row_in_memory)(rows, r + k), team->kept = FN(row_x)(rows, r + k);
-            team->past =
-                team->augend != team->sum && team->addend != team->sum && (uintptr_t)team->sum % 64 == 0;
+            team->past = (uintptr_t)team->sum % 64 == 0 ? FN(BY_VECTORS) : FN(FROM_KEPT);
+            if (team->augend == team->sum || team->addend == team->sum || (uintptr_t)team->sum % sizeof(T))
+                team->past = FN(STAYS);
+            rows->adds->done = r + k + 1;
         }
         if (in_team && form.centred)
             FN(put_sums)(slots, at + k, FN(add_runs)(&x, 1, rows->n, 0, 0.0, team, form));
@@ -108,6 +117,8 @@ static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t c
             FN(put_sums)(slots, at + k, FN(add_squares_of_runs)(&x, 1, rows->n, team, form));
         else
             FN(sum_row)(rows, r + k, slots, at + k);
+        if (in_team && form.adds && form.reach == PAST && team->past == FN(FROM_KEPT))
+            FN(stream_row)(team->kept, team->sum, rows->x_stride, rows->n);
     }
 }
 
@@ -461,8 +472,10 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     if (step.norm && FN(go_by_tiles)(&rows)) most = FN(TILED_ROWS) * n;
     size_t team = step.rows ? step.rows : 1, batch = WEAVES ? most / n / team * team : 1;
     batch = batch < team ? team : batch > FN(BATCH_ROWS) ? FN(BATCH_ROWS) : batch;
-    T kept[FN(KEPT)];
-    if (step.norm && adds && stream && !IS_16BIT) rows.kept = kept, rows.kept_count = batch + 1;
+    _Alignas(64) T kept[FN(KEPT)];
+    if (step.norm && adds && stream && !IS_16BIT)
+        rows.kept = kept, rows.kept_count = batch + 1,
+        rows.kept_step = (n + FN(LINE) - 1) / FN(LINE) * FN(LINE);
 
     for (size_t k = 0; k < FN(BATCH_ROWS); k++) FN(put_sums)(&slots, k, (FN(sums)){0.0, 1.0});
     FN(sum_rows)(&rows, 0, batch, &slots, 0, NULL, FN(no_form));
