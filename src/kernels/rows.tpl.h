@@ -272,6 +272,7 @@ static WN_NOINLINE void FN(apply_singly)(const FN(rows) * rows, size_t r, size_t
                                          const wn_norm *norms) {
     for (size_t k = 0; k < count; k++) {
         wn_affine affine = FN(affine_from)(rows->affine, (ptrdiff_t)(r + k) * rows->affine_step);
+        if (affine.stream) FN(fetch_end)(FN(row_y)(rows, r + k), rows->y_stride, rows->n);
         FN(apply_run)(FN(row_x)(rows, r + k), FN(row_y)(rows, r + k), rows->n, &norms[k], &affine);
     }
 }
