@@ -9,11 +9,37 @@ static inline void *FN(result_at)(const wn_runs *runs, size_t r) {
     return (char *)runs->y + (ptrdiff_t)r * runs->y_stride;
 }
 
-/* Parameters that do not vary must fold into the norm (can_fold_runs). */
-static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *runs, const wn_norm *norm,
-                                             const wn_affine *affine, int vary, int reach) {
+/* The runs' norm with the parameters of each folded in, if those do not vary along them; else the first
+ * alone, without. */
+typedef struct {
+    C mean_hi[WN_BLOCK_RUNS], rstd[WN_BLOCK_RUNS], offset[WN_BLOCK_RUNS];
+} FN(run_norms);
+
+/* Returns whether they can be folded. */
+static WN_NOINLINE int FN(fold_runs)(const wn_runs *runs, const wn_norm *norm, const wn_affine *affine,
+                                     FN(run_norms) * folded) {
+    const wn_cols_norm to = {folded->mean_hi, folded->rstd, folded->offset};
+    v_i64 fails = {0};
+    size_t count = runs->affine_step ? runs->count : 1, r = 0;
+    for (; runs->affine_step == 1 && r + V_F64 <= count; r += V_F64) {
+        v_f64 mean = v_set_f64(norm->mean), mean_lo = v_set_f64(norm->mean_lo), rstd = v_set_f64(norm->rstd);
+        v_f64 w = CAT(parameters_at, COMPUTE)(affine->weight, r, 0, 1.0),
+              b = CAT(parameters_at, COMPUTE)(affine->bias, r, 0, -0.0);
+        fails |= CAT(fold_vector, COMPUTE)(mean, mean_lo, rstd, w, b, r, 0, &to);
+    }
+    int all = !v_any_i64(fails);
+    for (; r < count; r++) {
+        FN(norm_c) ready;
+        all &= FN(fold)(norm, affine, (ptrdiff_t)r * runs->affine_step, &ready);
+        folded->mean_hi[r] = ready.mean_hi, folded->rstd[r] = ready.rstd, folded->offset[r] = ready.offset;
+    }
+    return all;
+}
+
+static ALWAYS_INLINE FN(sums)
+    FN(weave_runs)(const void *next, const wn_runs *runs, const FN(run_norms) * norms,
+                   const wn_affine *affine, int vary, int reach) {
     const FN(form) form = {1, 1, vary, reach, 0};
-    FN(norm_c) ready = FN(narrow)(norm);
     FN(lanes) lanes;
     /* of short runs that lie apart the next one is fetched: the hardware does not follow, and what lies ahead
      * is others' */
@@ -25,11 +51,11 @@ static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *ru
     for (size_t i = 0; i < runs->count; i++) {
         size_t r = backwards ? runs->count - 1 - i : i;
         ptrdiff_t at = (ptrdiff_t)r * runs->affine_step;
-        if (!vary && (i == 0 || runs->affine_step)) FN(fold)(norm, affine, at, &ready);
+        size_t k = vary || !runs->affine_step ? 0 : r;
         FN(team)
         team = {.x = {FN(run_at)(runs->x, runs, r)},
                 .y = {FN(result_at)(runs, r)},
-                .norm = {FN(spread)(&ready)},
+                .norm = {{V_SET(norms->mean_hi[k]), V_SET(norms->rstd[k]), V_SET(norms->offset[k])}},
                 .n = runs->n,
                 .ahead = ahead};
         if (vary) team.weight = (const C *)affine->weight + at, team.bias = (const C *)affine->bias + at;
@@ -41,27 +67,25 @@ static ALWAYS_INLINE FN(sums) FN(weave_runs)(const void *next, const wn_runs *ru
     return FN(sums_of)(&lanes);
 }
 
-/* Whether the runs' parameters, which do not vary along them, can be folded into the norm. */
-static int FN(can_fold_runs)(const wn_runs *runs, const wn_norm *norm, const wn_affine *affine) {
-    FN(norm_c) folded;
-    int all = 1;
-    for (size_t r = 0; r < (runs->affine_step ? runs->count : 1); r++)
-        all &= FN(fold)(norm, affine, (ptrdiff_t)r * runs->affine_step, &folded);
-    return all;
-}
-
 static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int centred, const wn_norm *norm,
                                  const wn_affine *affine, wn_state *block) {
     const void *next_runs[WN_BLOCK_RUNS];
     double count = (double)runs->count * (double)runs->n;
     int vary = affine->advance && (affine->weight || affine->bias);
-    int is_for_teams = vary ? affine->weight && affine->bias : FN(can_fold_runs)(runs, norm, affine);
-    int is_woven = WEAVES && centred && is_for_teams &&
-                   (!affine->stream || FN(can_stream)(runs->y, runs->y_stride)) && !(IS_16BIT && vary);
+    int is_woven = WEAVES && centred && (!affine->stream || FN(can_stream)(runs->y, runs->y_stride)) &&
+                   (!vary || (affine->weight && affine->bias && !IS_16BIT));
+    FN(run_norms) norms;
+    if (is_woven && vary) {
+        FN(norm_c) plain = FN(narrow)(norm);
+        norms.mean_hi[0] = plain.mean_hi, norms.rstd[0] = plain.rstd, norms.offset[0] = plain.offset;
+    } else if (is_woven) {
+        is_woven = FN(fold_runs)(runs, norm, affine, &norms);
+    }
     for (size_t r = 0; r < runs->count; r++) next_runs[r] = FN(run_at)(next, runs, r);
     if (!is_woven) {
         for (size_t r = 0; r < runs->count; r++) {
             wn_affine of_run = FN(affine_from)(affine, (ptrdiff_t)r * runs->affine_step);
+            if (affine->stream) FN(fetch_end)(FN(result_at)(runs, r), runs->y_stride, runs->n);
             FN(apply_run)(FN(run_at)(runs->x, runs, r), FN(result_at)(runs, r), runs->n, norm, &of_run);
         }
         FN(moments_run)(next_runs, runs->count, runs->n, centred, block);
@@ -69,14 +93,14 @@ static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int cent
     }
     FN(sums) sums = {0.0, 0.0};
     if (!vary && affine->stream) {
-        sums = FN(weave_runs)(next, runs, norm, affine, 0, PAST);
+        sums = FN(weave_runs)(next, runs, &norms, affine, 0, PAST);
     } else if (!vary) {
-        sums = FN(weave_runs)(next, runs, norm, affine, 0, NEAR);
+        sums = FN(weave_runs)(next, runs, &norms, affine, 0, NEAR);
 #if !IS_16BIT /* not worth the size of their code */
     } else if (affine->stream) {
-        sums = FN(weave_runs)(next, runs, norm, affine, 1, PAST);
+        sums = FN(weave_runs)(next, runs, &norms, affine, 1, PAST);
     } else {
-        sums = FN(weave_runs)(next, runs, norm, affine, 1, NEAR);
+        sums = FN(weave_runs)(next, runs, &norms, affine, 1, NEAR);
 #endif
     }
     *block = FN(block_state)(next_runs, runs->count, runs->n, centred, count, 1.0 / count, sums);
