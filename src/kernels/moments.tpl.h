@@ -91,7 +91,7 @@ static ALWAYS_INLINE V FN(add_at)(FN(team) * team, size_t i, size_t part, FN(for
     else if (team->past == FN(BY_VECTORS))
         V_STREAM(team->sum + i, sum);
     if (!IS_16BIT) return sum;
-    if (!part) return V_LOAD(team->sum + i);
+    if (!part) return V_LOAD((is_kept ? team->kept : team->sum) + i);
     V_STORE(rounded, sum);
     return V_LOAD(rounded);
 }

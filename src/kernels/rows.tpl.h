@@ -13,7 +13,7 @@
 /* What a batch holds at most, elements and rows, if that is a team. */
 enum { FN(BATCH) = 8192 / sizeof(T), FN(BATCH_ROWS) = 8 };
 /* Elements of the rows that are kept: those of a batch and one more. */
-enum { FN(KEPT) = IS_16BIT || IS_FLOAT64 ? 1 : 2 * WN_BLOCK };
+enum { FN(KEPT) = IS_FLOAT64 ? 1 : 2 * WN_BLOCK };
 
 /* Rows of n elements: strides are in bytes, affine_step leads to the parameters of the next one. */
 typedef struct {
@@ -117,7 +117,7 @@ static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t c
             FN(put_sums)(slots, at + k, FN(add_squares_of_runs)(&x, 1, rows->n, team, form));
         else
             FN(sum_row)(rows, r + k, slots, at + k);
-        if (in_team && form.adds && form.reach == PAST && team->past == FN(FROM_KEPT))
+        if (!IS_16BIT && in_team && form.adds && form.reach == PAST && team->past == FN(FROM_KEPT))
             FN(stream_row)(team->kept, team->sum, rows->x_stride, rows->n);
     }
 }
@@ -308,6 +308,7 @@ NORM_TEAMS(one, 1, NEAR, 0)
 NORM_TEAMS(two, 2, NEAR, 0)
 NORM_TEAMS(stream_one, 1, PAST, 0)
 NORM_TEAMS(near_sum, 1, NEAR, 1)
+NORM_TEAMS(stream_sum, 1, PAST, 1)
 #if !IS_16BIT /* not worth the size of their code */
 NORM_BATCH(batch, 0, 0)
 NORM_BATCH(batch_sum, 0, 1)
@@ -315,7 +316,6 @@ NORM_BATCH(batch_sum_centred, 1, 1)
 NORM_TEAM(far_one_centred, 1, 1, 1, FAR, 0)
 NORM_TEAM(far_sum_centred, 1, 1, 1, FAR, 1)
 NORM_TEAMS(four, WN_TEAM, NEAR, 0)
-NORM_TEAMS(stream_sum, 1, PAST, 1)
 NORM(stream_tiles, 0) { FN(norm_tiles)(rows, r, count, later, slots, at); }
 #endif
 
@@ -358,18 +358,24 @@ static int FN(go_by_tiles)(const FN(rows) * rows) {
            FN(bytes_at_once)(rows) >= LEAST_L1 / 2 * 3;
 }
 
+/* Sums of 16 bits are streamed where rows begin at lines and the loop takes whole ones: else stores within
+ * the cache are faster. */
+static int FN(can_stream_sums)(const FN(rows) * rows) {
+    int begin_at_lines = ((uintptr_t)rows->x | (uintptr_t)rows->x_stride) % 64 == 0;
+    return !IS_16BIT || (begin_at_lines && (!rows->centred || V_F64 >= 8));
+}
+
 /* Long rows go side by side, but not past the cache: as many streams to memory take longer. */
 static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
     int centred = rows->centred, adds = rows->adds != NULL;
     int is_long = FN(bytes_at_once)(rows) >= LEAST_L1 - AHEAD; /* no room for what is fetched */
     if (!rows->vary) return stream ? STEP(stream_scalar) : STEP(one_scalar);
+    if (stream && !FN(go_by_tiles)(rows)) return adds ? STEPS(stream_sum) : STEPS(stream_one);
 #if IS_16BIT
     if (adds) return STEPS(near_sum);
-    if (stream) return STEPS(stream_one);
 #else
     int far = centred && rows->affine->far;
-    if (FN(go_by_tiles)(rows)) return STEP(stream_tiles);
-    if (stream) return adds ? STEPS(stream_sum) : STEPS(stream_one);
+    if (stream) return STEP(stream_tiles);
     if (adds && far) return STEP(far_sum_centred);
     if (FN(go_in_batches)(rows)) return adds ? STEPS(batch_sum) : STEP(batch);
     if (adds) return STEPS(near_sum);
@@ -461,6 +467,7 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     int is_for_teams = vary ? affine_step == 0 && FN(are_for_teams)(affine, centred) : centred && !adds;
     int in_teams = WEAVES && FN(is_plain)(affine) && is_for_teams && (stream || !affine->stream);
     rows.vary = vary;
+    if (adds && !FN(can_stream_sums)(&rows)) stream = 0;
     FN(step) step = {NULL, 1};
     if (in_teams) step = FN(step_for)(&rows, stream);
     if (in_teams && vary && row_count >= FN(MANY_ROWS) && n <= FN(HALF_BLOCK)) {
@@ -474,9 +481,8 @@ static size_t FN(norm_run)(const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t
     size_t team = step.rows ? step.rows : 1, batch = WEAVES ? most / n / team * team : 1;
     batch = batch < team ? team : batch > FN(BATCH_ROWS) ? FN(BATCH_ROWS) : batch;
     _Alignas(64) T kept[FN(KEPT)];
-    if (step.norm && adds && stream && !IS_16BIT)
-        rows.kept = kept, rows.kept_count = batch + 1,
-        rows.kept_step = (n + FN(LINE) - 1) / FN(LINE) * FN(LINE);
+    rows.kept_count = batch + 1, rows.kept_step = FN(lines_end)(0, n + FN(LINE) - 1);
+    if (step.norm && adds && stream) rows.kept = kept;
 
     for (size_t k = 0; k < FN(BATCH_ROWS); k++) FN(put_sums)(&slots, k, (FN(sums)){0.0, 1.0});
     FN(sum_rows)(&rows, 0, batch, &slots, 0, NULL, FN(no_form));

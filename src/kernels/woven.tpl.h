@@ -73,7 +73,7 @@ static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int cent
     double count = (double)runs->count * (double)runs->n;
     int vary = affine->advance && (affine->weight || affine->bias);
     int is_woven = WEAVES && centred && (!affine->stream || FN(can_stream)(runs->y, runs->y_stride)) &&
-                   (!vary || (affine->weight && affine->bias && !IS_16BIT));
+                   (!vary || (affine->weight && affine->bias));
     FN(run_norms) norms;
     if (is_woven && vary) {
         FN(norm_c) plain = FN(narrow)(norm);
@@ -96,12 +96,10 @@ static void FN(norm_and_moments)(const void *next, const wn_runs *runs, int cent
         sums = FN(weave_runs)(next, runs, &norms, affine, 0, PAST);
     } else if (!vary) {
         sums = FN(weave_runs)(next, runs, &norms, affine, 0, NEAR);
-#if !IS_16BIT /* not worth the size of their code */
     } else if (affine->stream) {
         sums = FN(weave_runs)(next, runs, &norms, affine, 1, PAST);
     } else {
         sums = FN(weave_runs)(next, runs, &norms, affine, 1, NEAR);
-#endif
     }
     *block = FN(block_state)(next_runs, runs->count, runs->n, centred, count, 1.0 / count, sums);
 }
