@@ -10,6 +10,10 @@
  * to write again what another has, takes longer. Of more than so many each finishes a share. */
 enum { MOST_OWN = 4096 };
 
+/* Columns that rows within the cache take at a time: L1 holds the norms of so many from row to row, beside x
+ * and y. To memory, parts of rows would be more streams. */
+enum { MOST_COLUMNS = 1024 };
+
 typedef struct {
     const wn_job *job;
     size_t statistics;
@@ -91,7 +95,16 @@ static void apply_in_cols(const given_call *call, const wn_cols_norm *norms, int
                 y_rows[r] = (char *)p->y + from.at.y + step * from.step.y;
             }
         }
-        job->kernels->apply_cols(x_rows, y_rows, count, columns * together, norms, &affine);
+        size_t width = job->stream ? columns * together : MOST_COLUMNS, part;
+        for (size_t c = 0; c < columns * together; c += part) {
+            const wn_cols_norm norm = wn_cols_norm_from(job, norms, c);
+            part = wn_min(width, columns * together - c);
+            job->kernels->apply_cols(x_rows, y_rows, count, part, &norm, &affine);
+            for (size_t r = 0; r < count; r++) {
+                x_rows[r] = (const char *)x_rows[r] + part * job->x_size;
+                y_rows[r] = (char *)y_rows[r] + part * job->y_size;
+            }
+        }
     }
 }
 
