@@ -3,8 +3,8 @@
 Usage: python bench/ends.py [OP ...] [--threads N] [--strict]
 
 Time per element of rows (positions of an image, channels of channels last) whose ends share a line with the
-next row, over that of about as many elements in rows that are whole lines; within the cache and past it. More
-than 1.5 times is a cliff. (Short rows of 50 take four vectors of 16 elements, where 48 take three.)
+next row, over that of about as many elements in rows of about the same length that are whole lines; within
+the cache and past it. More than 1.5 times is a cliff.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import sys
 import welnorm as wn
 from welnorm import bench
 
-PAIRS = ((50, 48), (100, 96), (196, 192), (250, 256), (500, 512), (1000, 1024))
+WIDTHS = (50, 100, 196, 250, 500, 1001)
+LINE = 64  # bytes
 WITHIN, PAST = 500_000, 12_000_000  # elements
 CHANNELS, SAMPLES = 64, 8
 CLIFF = 1.5
@@ -45,17 +46,24 @@ def make_case(op: str, dtype: str, layout: str, width: int, elements: int) -> be
     return bench.Case(op, dtype, layout, shape)
 
 
-def ratio(op: str, dtype: str, layout: str, pair: tuple[int, int], elements: int, threads: int) -> float:
-    """Time per element of the first width, over that of the second."""
+def whole_lines(width: int, dtype: str) -> int:
+    """The width next to this one that is whole lines."""
+    per_line = LINE * 8 // int(dtype.lstrip("bfloat"))
+    return max(1, round(width / per_line)) * per_line
+
+
+def ratio(op: str, dtype: str, layout: str, width: int, elements: int, threads: int) -> float:
+    """Time per element, over that of rows that are whole lines."""
+    pair = (width, whole_lines(width, dtype))
     contenders, sizes = {}, {}
-    for width in pair:
-        case = make_case(op, dtype, layout, width, elements)
+    for of_row in pair:
+        case = make_case(op, dtype, layout, of_row, elements)
         (made,) = bench.prepare(case, threads, ["welnorm-out"])
         if isinstance(made, bench.Missing):
             raise SystemExit(f"{op} {dtype}: {made.reason}")
-        contenders[str(width)], sizes[str(width)] = made, math.prod(case.shape)
+        contenders[str(of_row)], sizes[str(of_row)] = made, math.prod(case.shape)
     timings = bench.measure(contenders, PLAN)
-    own, other = (timings[str(width)].best / sizes[str(width)] for width in pair)
+    own, other = (timings[str(of_row)].best / sizes[str(of_row)] for of_row in pair)
     return own / other
 
 
@@ -70,7 +78,7 @@ def main() -> int:
     if unknown := set(ops) - set(LAYOUTS):
         parser.error(f"no such op: {', '.join(sorted(unknown))}")
     worst = 0.0
-    print(f"{'':44}" + "".join(f"{a}/{b}".rjust(11) for a, b in PAIRS))
+    print(f"{'':44}" + "".join(f"{width:>10} " for width in WIDTHS))
     with wn.num_threads(arguments.threads):
         for op in ops:
             for layout in LAYOUTS[op]:
@@ -78,8 +86,8 @@ def main() -> int:
                     for where, elements in (("within", WITHIN), ("past", PAST)):
                         name = f"{op} {layout} {dtype}, {where}"
                         print(f"{name:44}", end="", flush=True)
-                        for pair in PAIRS:
-                            got = ratio(op, dtype, layout, pair, elements, arguments.threads)
+                        for width in WIDTHS:
+                            got = ratio(op, dtype, layout, width, elements, arguments.threads)
                             worst = max(worst, got)
                             print(f"{got:9.2f}x" + ("!" if got > CLIFF else " "), end="", flush=True)
                         print()

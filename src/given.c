@@ -10,8 +10,8 @@
  * to write again what another has, takes longer. Of more than so many each finishes a share. */
 enum { MOST_OWN = 4096 };
 
-/* Columns that rows within the cache take at a time: L1 holds the norms of so many from row to row, beside x
- * and y. To memory, parts of rows would be more streams. */
+/* Columns that rows, or rows together, take at a time within the cache: L1 holds the norms of so many from
+ * row to row, beside x and y. Past the cache parts of rows would be more streams. */
 enum { MOST_COLUMNS = 1024 };
 
 typedef struct {
@@ -156,9 +156,7 @@ bool wn_apply_given(const wn_job *job, int threads) {
     if (!job->direct_x || !job->direct_y || p->mask || p->group != 1) return false;
     if ((in_cols && p->outer.count != 1) || !is_affine_by_statistic(job)) return false;
     bool is_shared = count > MOST_OWN;
-    size_t together = 1;
-    if (in_cols && p->reduced.ndim <= 1)
-        together = wn_rows_together(job, job->stream ? 2 * WN_STRIP : WN_STRIP);
+    size_t together = in_cols ? wn_rows_together(job, job->stream ? 2 * WN_STRIP : WN_STRIP) : 1;
     size_t part = wn_apart(count * together * job->compute_size);
     char *memory = malloc((is_shared ? 1 : (size_t)threads) * 3 * part + 2 * WN_APART);
     if (!memory) return false; /* the other way needs less */

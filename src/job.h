@@ -201,6 +201,7 @@ static inline size_t wn_rows_together(const wn_job *job, size_t most) {
     size_t together = most * sizeof(float) / (columns * job->compute_size);
     bool is_one_piece = rows.x_stride == (int64_t)(columns * job->x_size) &&
                         rows.y_stride == (int64_t)(columns * job->y_size) && job->direct_x && job->direct_y;
+    if (p->given_mean) is_one_piece &= p->reduced.ndim <= 1;
     while (whole * columns * job->y_size % 64 != 0) whole *= 2;
     if (whole <= together) together -= together % whole;
     return together > 1 && is_one_piece && !p->mask && (size_t)rows.count >= together ? together : 1;

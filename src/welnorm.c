@@ -293,7 +293,8 @@ static wn_status run_units(wn_call *call, int threads, bool split, size_t bytes)
 
 /* Ordinary stores read each line before they write it, and drive what is read next out of the cache. Past the
  * cache they go where the data is more than fits, as others use it too, and whole lines of y are written that
- * nothing reads: y is not x. In the pattern cols, rows must lie alike to their lines, or have some. */
+ * nothing reads: y is not x. In the pattern cols, rows must lie alike to their lines, or
+ * most of a row's lines be its own. */
 static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
     const wn_problem *p = job->problem;
     /* Long units, read again later, are driven out sooner, unless they go side by side on several threads. */

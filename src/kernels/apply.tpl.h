@@ -67,8 +67,9 @@ typedef struct {
     int past;                 /* how: STAYS, ... */
 } FN(team);
 
-/* How a sum goes past the cache: not at all if it is where an addend was read; a vector at a time, if those
- * are whole lines; else from what is kept, when the row is through. */
+/* How a sum goes past the cache: not at all if it is where an addend was read, or its elements are not
+ * aligned; a vector at a time, if those are whole lines (of 16 bits no others come: can_stream_sums); else
+ * from what is kept, when the row is through. */
 enum { FN(STAYS), FN(BY_VECTORS), FN(FROM_KEPT) };
 
 /* What is known of a team when its loop is compiled: how many rows; whether statistics are centred; whether
@@ -256,6 +257,17 @@ static WN_NOINLINE void FN(apply_run)(const void *x, void *y, size_t n, const wn
         FN(apply_with)(x, y, n, FN(spread)(&ready), affine, 1, 0);
     else
         FN(apply_with)(x, y, n, FN(spread)(&ready), affine, 0, 1);
+}
+
+/* Copies a row past the cache, line by line. */
+static WN_NOINLINE void FN(stream_row)(const T *from, T *to, ptrdiff_t stride, size_t n) {
+    size_t head = FN(line_head)(to, n), end = FN(lines_end)(head, n), i = head % V_N;
+    FN(fetch_end)(to, stride, n);
+    if (i) V_STORE_HEAD(to, V_LOAD_PART(from, i), i);
+    UNROLL_NONE for (; i < head; i += V_N) V_STORE(to + i, V_LOAD(from + i));
+    UNROLL_LITTLE for (; i < end; i += V_N) V_STREAM(to + i, V_LOAD(from + i));
+    UNROLL_NONE for (; i + V_N <= n; i += V_N) V_STORE(to + i, V_LOAD(from + i));
+    if (i < n) V_STORE_PART(to + i, V_LOAD_PART(from + i, n - i), n - i);
 }
 
 /* What was streamed is there for others. */

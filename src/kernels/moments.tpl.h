@@ -74,7 +74,7 @@ static const FN(form) FN(no_form) = {1, 1, 0, NEAR, 0};
  * what it is then. */
 static ALWAYS_INLINE V FN(add_at)(FN(team) * team, size_t i, size_t part, FN(form) form) {
     const T *a = team->augend + i, *b = team->addend + i;
-    int is_kept = form.reach == PAST, stays = !is_kept || team->past == FN(STAYS);
+    int is_kept = form.reach == PAST, is_stored = !is_kept || team->past == FN(STAYS);
     T rounded[V_N];
     V sum;
     if (part)
@@ -84,12 +84,14 @@ static ALWAYS_INLINE V FN(add_at)(FN(team) * team, size_t i, size_t part, FN(for
     else
         sum = V_LOAD_HALVES(a) + V_LOAD_HALVES(b);
     if (is_kept) V_STORE(team->kept + i, sum);
-    if (part && (stays || team->past == FN(BY_VECTORS)))
-        V_STORE_PART(team->sum + i, sum, part);
-    else if (stays)
-        V_STORE(team->sum + i, sum);
-    else if (team->past == FN(BY_VECTORS))
-        V_STREAM(team->sum + i, sum);
+    if (is_stored || team->past == FN(BY_VECTORS)) {
+        if (part)
+            V_STORE_PART(team->sum + i, sum, part);
+        else if (is_stored)
+            V_STORE(team->sum + i, sum);
+        else
+            V_STREAM(team->sum + i, sum);
+    }
     if (!IS_16BIT) return sum;
     if (!part) return V_LOAD((is_kept ? team->kept : team->sum) + i);
     V_STORE(rounded, sum);
@@ -118,7 +120,7 @@ static ALWAYS_INLINE v_f64 FN(part_of)(const V *v, size_t c) {
 /* Adds one run, CHAINS vectors at a time: enough to hide the latency of an FMA, few enough for the registers.
  * A team, if there is one, goes through the apply step meanwhile. A row that is written here is summed as it
  * is at hand, which is sooner than from memory; but of data that are not NEAR, and in 16 bits, that took
- * longer. */
+ * longer, except for its end. */
 static ALWAYS_INLINE void FN(add_run)(const T *x, size_t n, int shifted, double shift, FN(lanes) * lanes,
                                       FN(team) * team, FN(form) form) {
     v_f64 shifts = v_set_f64(shift);

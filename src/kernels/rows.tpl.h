@@ -12,8 +12,11 @@
 
 /* What a batch holds at most, elements and rows, if that is a team. */
 enum { FN(BATCH) = 8192 / sizeof(T), FN(BATCH_ROWS) = 8 };
-/* Elements of the rows that are kept: those of a batch and one more. */
+/* Elements of the rows that are kept, each from a line on: those of a batch, or one row, and one more. */
 enum { FN(KEPT) = IS_FLOAT64 ? 1 : 2 * WN_BLOCK };
+_Static_assert(IS_FLOAT64 || FN(BATCH) * 3 / 2 + (FN(BATCH_ROWS) + 1) * FN(LINE) <= FN(KEPT),
+               "room for them");
+_Static_assert(WN_BLOCK % FN(LINE) == 0, "and for two of a block");
 
 /* Rows of n elements: strides are in bytes, affine_step leads to the parameters of the next one. */
 typedef struct {
@@ -76,17 +79,6 @@ static ALWAYS_INLINE void FN(write_row)(const FN(rows) * rows, size_t r) {
     if (rows->kept) memcpy(FN(row_x)(rows, r), sum, rows->n * sizeof *sum);
 }
 
-/* Copies a row past the cache, line by line. */
-static WN_NOINLINE void FN(stream_row)(const T *from, T *to, ptrdiff_t stride, size_t n) {
-    size_t head = FN(line_head)(to, n), end = FN(lines_end)(head, n), i = head % V_N;
-    FN(fetch_end)(to, stride, n);
-    if (i) V_STORE_HEAD(to, V_LOAD_PART(from, i), i);
-    UNROLL_NONE for (; i < head; i += V_N) V_STORE(to + i, V_LOAD(from + i));
-    UNROLL_LITTLE for (; i < end; i += V_N) V_STREAM(to + i, V_LOAD(from + i));
-    UNROLL_NONE for (; i + V_N <= n; i += V_N) V_STORE(to + i, V_LOAD(from + i));
-    if (i < n) V_STORE_PART(to + i, V_LOAD_PART(from + i, n - i), n - i);
-}
-
 static WN_NOINLINE void FN(sum_row)(const FN(rows) * rows, size_t r, FN(slots) * slots, size_t k) {
     if (rows->adds) FN(write_row)(rows, r);
     const void *x = FN(row_x)(rows, r);
@@ -106,9 +98,10 @@ static ALWAYS_INLINE void FN(sum_rows)(const FN(rows) * rows, size_t r, size_t c
             team->augend = FN(addend_at)(rows, rows->adds->augend, r + k);
             team->addend = FN(addend_at)(rows, rows->adds->addend, r + k);
             team->sum = FN(row_in_memory)(rows, r + k), team->kept = FN(row_x)(rows, r + k);
-            team->past = (uintptr_t)team->sum % 64 == 0 ? FN(BY_VECTORS) : FN(FROM_KEPT);
             if (team->augend == team->sum || team->addend == team->sum || (uintptr_t)team->sum % sizeof(T))
                 team->past = FN(STAYS);
+            else
+                team->past = (uintptr_t)team->sum % 64 == 0 ? FN(BY_VECTORS) : FN(FROM_KEPT);
             rows->adds->done = r + k + 1;
         }
         if (in_team && form.centred)

@@ -9,8 +9,8 @@ static inline void *FN(result_at)(const wn_runs *runs, size_t r) {
     return (char *)runs->y + (ptrdiff_t)r * runs->y_stride;
 }
 
-/* The runs' norm with the parameters of each folded in, if those do not vary along them; else the first
- * alone, without. */
+/* The norm of each run, its parameters folded in; one for all, in element 0, if the parameters are the same,
+ * or vary along a run and so are not folded in. */
 typedef struct {
     C mean_hi[WN_BLOCK_RUNS], rstd[WN_BLOCK_RUNS], offset[WN_BLOCK_RUNS];
 } FN(run_norms);

@@ -6,6 +6,7 @@
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define WN_VECTOR_BYTES 32
 
@@ -82,13 +83,16 @@ static inline void v_store_f16(void *p, v_f32 v) {
 #define v_wide_f16 v_wide_f16
 static inline v_f64 v_wide_f16(const void *p) { return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64(p))); }
 
-/* by four, two and one element, as far as n has them */
+/* By four, two and one element, as far as n has them. (GCC before 11.3 has no _mm_loadu_si16 and si32, or
+ * wrong ones.) */
 #define v_load_part_u16 v_load_part_u16
 static inline v_u16 v_load_part_u16(const void *p, size_t n) {
     const uint16_t *from = p;
     __m128i v = _mm_setzero_si128();
-    if (n & 1) v = _mm_loadu_si16(from + (n & 6));
-    if (n & 2) v = _mm_or_si128(_mm_slli_si128(v, 4), _mm_loadu_si32(from + (n & 4)));
+    uint16_t one;
+    int two;
+    if (n & 1) memcpy(&one, from + (n & 6), sizeof one), v = _mm_cvtsi32_si128(one);
+    if (n & 2) memcpy(&two, from + (n & 4), sizeof two), v = _mm_insert_epi32(_mm_slli_si128(v, 4), two, 0);
     if (n & 4) v = _mm_or_si128(_mm_slli_si128(v, 8), _mm_loadl_epi64(p));
     return (v_u16)v;
 }
@@ -96,8 +100,10 @@ static inline void v_store_part_u16(void *p, v_u16 half, size_t n) {
     uint16_t *to = p;
     __m128i v = (__m128i)half;
     if (n & 4) _mm_storel_epi64(p, v), v = _mm_srli_si128(v, 8);
-    if (n & 2) _mm_storeu_si32(to + (n & 4), v), v = _mm_srli_si128(v, 4);
-    if (n & 1) _mm_storeu_si16(to + (n & 6), v);
+    int two = _mm_cvtsi128_si32(v);
+    if (n & 2) memcpy(to + (n & 4), &two, sizeof two), two = _mm_extract_epi32(v, 1);
+    uint16_t one = (uint16_t)two;
+    if (n & 1) memcpy(to + (n & 6), &one, sizeof one);
 }
 
 /* bfloat16 elements become the upper halves of float32 ones in one step */

@@ -111,6 +111,7 @@ static inline v_u16 v_load_part_u16(const void *p, size_t n) {
 static inline void v_store_part_u16(void *p, v_u16 v, size_t n) {
     _mm256_mask_storeu_epi16(p, v_mask(n), (__m256i)v);
 }
+/* the last elements of the vector that ends at p + n, so that none of it lies beyond */
 #define v_store_head_u16 v_store_head_u16
 static inline void v_store_head_u16(void *p, v_u16 v, size_t n) {
     const __m256i place = _mm256_set_epi16(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
