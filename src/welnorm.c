@@ -19,7 +19,8 @@ enum {
     STATE_ARRAYS = 5,         /* mean, mean_lo, m2, m2_lo, scale */
     SPLIT_BELOW = 2,          /* units a thread, below which units are split */
     LONG_UNIT = 8 * WN_BLOCK, /* elements */
-    LONG_ROW = 256,           /* bytes: a few lines */
+    SHORT_ROW = 128,          /* bytes: at most one line for itself, if it does not begin at one */
+    LONG_ROW = 256,           /* a few */
     FEW_BYTES = 1 << 16 /* of rows that one thread takes without a plan; what is past the cache is far more */
 };
 
@@ -306,8 +307,11 @@ static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
     size_t fits = wn_cache_bytes() / 8 * eighths;
     if (!p->y || p->y == p->x || !job->direct_y || job->to_compute || bytes <= fits) return false;
     if ((uintptr_t)p->y % job->y_size != 0) return false;
-    if (p->pattern == WN_RUN) return true;
-    size_t row_bytes = (size_t)p->inner.count * wn_rows_together(job, WN_STRIP) * job->y_size;
+    size_t row_bytes = (size_t)p->inner.count * job->y_size;
+    /* Of runs that have less than a line to themselves; not of a statistic's many, which lie apart. */
+    bool has_few_lines = row_bytes < SHORT_ROW && row_bytes % 64 != 0;
+    if (p->pattern == WN_RUN) return !has_few_lines || (p->reduced.count > 1 && !p->given_mean);
+    row_bytes *= wn_rows_together(job, WN_STRIP);
     bool alike = true;
     for (int d = 0; d < p->reduced.ndim; d++) alike &= p->reduced.axis[d].y_stride % 64 == 0;
     return alike || row_bytes >= LONG_ROW;
