@@ -193,7 +193,8 @@ static inline size_t wn_apart(size_t bytes) { return wn_ceil_div(bytes, 2 * WN_A
 
 /* How many rows of the pattern cols make one for the apply step, of `most` columns (half as many of float64),
  * as far as they do: a kernel takes time for each row, however short, and for the line that it shares with
- * the next. Along the last axis they must lie one after the other, in x and in y. */
+ * the next. Along the last axis, the only one where statistics are given (given.c counts in such rows), they
+ * must lie one after the other, in x and in y. */
 static inline size_t wn_rows_together(const wn_job *job, size_t most) {
     const wn_problem *p = job->problem;
     const wn_axis rows = wn_last_axis(&p->reduced);

@@ -294,8 +294,8 @@ static wn_status run_units(wn_call *call, int threads, bool split, size_t bytes)
 
 /* Ordinary stores read each line before they write it, and drive what is read next out of the cache. Past the
  * cache they go where the data is more than fits, as others use it too, and whole lines of y are written that
- * nothing reads: y is not x. In the pattern cols, rows must lie alike to their lines, or
- * most of a row's lines be its own. */
+ * nothing reads: y is not x. In the pattern cols, rows must lie alike to their lines, or most of a row's
+ * lines be its own. */
 static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
     const wn_problem *p = job->problem;
     /* Long units, read again later, are driven out sooner, unless they go side by side on several threads. */
@@ -308,7 +308,8 @@ static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
     if (!p->y || p->y == p->x || !job->direct_y || job->to_compute || bytes <= fits) return false;
     if ((uintptr_t)p->y % job->y_size != 0) return false;
     size_t row_bytes = (size_t)p->inner.count * job->y_size;
-    /* Of runs that have less than a line to themselves; not of a statistic's many, which lie apart. */
+    /* Runs with a line to themselves at most had better not; but a statistic's many, which lie apart, gain.
+     */
     bool has_few_lines = row_bytes < SHORT_ROW && row_bytes % 64 != 0;
     if (p->pattern == WN_RUN) return !has_few_lines || (p->reduced.count > 1 && !p->given_mean);
     row_bytes *= wn_rows_together(job, WN_STRIP);

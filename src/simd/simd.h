@@ -17,6 +17,9 @@
  *   v_wide_part_T(p, n, fill)     the first n of them, all at most; the rest are fill
  *   v_low_f32(v), v_high_f32(v)   the first and the last V_F64 elements of a v_f32 as a v_f64
  *   v_order_f64(a, b)             nothing, but what uses *a or *b from here on comes after what made both
+ *   v_fill_f64(v, n, fill)        the first n elements of v, all at most; the rest are fill
+ *   v_load_part_u16(p, n), v_store_part_u16(p, v, n), v_store_head_u16(p, v, n)  parts of a v_u16, of which
+ *                                 those of both 16-bit types are made
  *   v_narrow_T(p, v)              the elements of a v_f64 to memory, as T
  *   v_sqrt_f64(v)                 square roots
  *   v_any_i64(mask)               whether any bit is set
@@ -335,7 +338,6 @@ static inline void v_store_part_u16(void *p, v_u16 v, size_t n) {
 #endif
 
 #ifndef v_fill_f64
-/* The first n elements of v, all at most; the rest are fill. */
 static inline v_f64 v_fill_f64(v_f64 v, size_t n, double fill) {
     double lane[V_F64];
     v_store_f64(lane, v);
