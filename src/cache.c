@@ -5,27 +5,63 @@
 
 static const size_t guess = (size_t)32 << 20;
 
-/* The size in Linux's file on the first CPU's cache of that index, such as "32768K"; 0 if there is none. */
-static size_t size_of(int index) {
-    char path[80];
+/* What a CPU has of a cache at most, as measured: a virtual machine's few are told the size of all of a large
+ * processor's, of which others have the rest. No processor has as much for each of its own. */
+static const size_t most_each = (size_t)40 << 20;
+
+static FILE *open_file(const char *directory, int index, const char *name) {
+    char path[256];
+    int length = snprintf(path, sizeof path, "%s/index%d/%s", directory, index, name);
+    return length > 0 && (size_t)length < sizeof path ? fopen(path, "r") : NULL;
+}
+
+/* Such as "32768K"; 0 if there is no such file. */
+static size_t size_of(const char *directory, int index) {
     size_t size = 0;
     char unit = 0;
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", index);
-    FILE *file = fopen(path, "r");
+    FILE *file = open_file(directory, index, "size");
     if (!file) return 0;
     if (fscanf(file, "%zu%c", &size, &unit) < 1) size = 0;
     fclose(file);
     return unit == 'K' ? size << 10 : unit == 'M' ? size << 20 : size;
 }
 
-size_t wn_cache_bytes(void) {
-    static atomic_size_t known;
-    size_t bytes = atomic_load_explicit(&known, memory_order_relaxed);
-    if (bytes == 0) {
-        for (int index = 0; index < 5; index++)
-            if (size_of(index) > bytes) bytes = size_of(index);
-        if (bytes == 0) bytes = guess;
-        atomic_store_explicit(&known, bytes, memory_order_relaxed);
+/* How many CPUs a list such as "0-3,64-67" names; 0 if there is none. */
+static size_t cpus_of(const char *directory, int index) {
+    size_t cpus = 0;
+    unsigned first, last;
+    FILE *file = open_file(directory, index, "shared_cpu_list");
+    if (!file) return 0;
+    for (int read; (read = fscanf(file, "%u-%u,", &first, &last)) > 0;) {
+        if (read == 1) last = first;
+        cpus += last >= first ? (size_t)last - first + 1 : 0;
+        if (read == 1 && fscanf(file, "%*1[,]") == EOF) break;
     }
-    return bytes;
+    fclose(file);
+    return cpus;
+}
+
+wn_cache wn_read_cache(const char *directory) {
+    wn_cache cache = {0, 0};
+    size_t cpus = 0;
+    for (int index = 0; index < 5; index++) {
+        size_t bytes = size_of(directory, index);
+        if (bytes > cache.bytes) cache.bytes = bytes, cpus = cpus_of(directory, index);
+    }
+    if (cache.bytes == 0) cache.bytes = guess;
+    cache.share = cpus && cache.bytes / cpus > most_each ? cpus * most_each : cache.bytes;
+    return cache;
+}
+
+wn_cache wn_last_cache(void) {
+    static atomic_size_t bytes, share;
+    wn_cache cache;
+    cache.bytes = atomic_load_explicit(&bytes, memory_order_acquire);
+    cache.share = atomic_load_explicit(&share, memory_order_relaxed);
+    if (cache.bytes == 0) {
+        cache = wn_read_cache("/sys/devices/system/cpu/cpu0/cache");
+        atomic_store_explicit(&share, cache.share, memory_order_relaxed);
+        atomic_store_explicit(&bytes, cache.bytes, memory_order_release);
+    }
+    return cache;
 }

@@ -4,8 +4,16 @@
 
 #include <stddef.h>
 
-/* Bytes that one of this machine's last-level caches holds, found out once; a guess where the system does not
- * tell. */
-size_t wn_cache_bytes(void);
+/* Bytes of one of this machine's last-level caches, and what its CPUs have of that: all, unless it is more
+ * than they can be the only ones to use. */
+typedef struct {
+    size_t bytes, share;
+} wn_cache;
+
+/* Found out once. */
+wn_cache wn_last_cache(void);
+
+/* From Linux's files on a CPU's caches; a guess where there are none. */
+wn_cache wn_read_cache(const char *directory);
 
 #endif

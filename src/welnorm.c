@@ -251,7 +251,7 @@ static void rows_body(void *context, int thread, int thread_count) {
 /* As many units as stay in the cache from one sweep to the next, with room for others, but enough parts for
  * the threads; all of them where even one does not stay. */
 static size_t units_at_a_time(const wn_job *job, size_t bytes, size_t threads) {
-    size_t unit_bytes = bytes / job->units, cache = wn_cache_bytes();
+    size_t unit_bytes = bytes / job->units, cache = wn_last_cache().share;
     size_t fit = cache / 4 / unit_bytes, busy = wn_ceil_div(threads, job->parts);
     return unit_bytes > cache ? job->units : wn_min(fit > busy ? fit : busy, job->units);
 }
@@ -304,7 +304,7 @@ static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
         has_long_units && !p->given_mean && !(threads > 1 && wn_go_side_by_side(job, threads));
     /* Where a sum is written, too, what the cache still holds of more than fits saves most. */
     size_t eighths = leaves_sooner ? 5 : job->adds && threads > 1 ? 12 : 7;
-    size_t fits = wn_cache_bytes() / 8 * eighths;
+    size_t fits = wn_last_cache().share / 8 * eighths;
     if (!p->y || p->y == p->x || !job->direct_y || job->to_compute || bytes <= fits) return false;
     if ((uintptr_t)p->y % job->y_size != 0) return false;
     size_t row_bytes = (size_t)p->inner.count * job->y_size;
@@ -322,14 +322,14 @@ static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
  * measured. In place they are those of x. */
 static bool is_far(const wn_job *job, size_t bytes) {
     size_t touched = job->problem->y == job->problem->x ? bytes / 2 : bytes;
-    return !job->stream && touched > wn_cache_bytes() / 8 * (job->adds ? 5 : 3);
+    return !job->stream && touched > wn_last_cache().bytes / 8 * (job->adds ? 5 : 3);
 }
 
 /* Fewer units than keep the threads busy; or what goes past the cache, by units that stay in it from one
  * sweep to the next but not in a thread's own. */
 static bool gains_by_split(const wn_job *job, size_t bytes, size_t threads) {
     if (job->units < SPLIT_BELOW * threads) return true;
-    size_t unit_bytes = bytes / job->units, cache = wn_cache_bytes();
+    size_t unit_bytes = bytes / job->units, cache = wn_last_cache().share;
     return job->stream && !job->weaves && job->parts >= threads && unit_bytes > cache / 8 &&
            unit_bytes <= cache;
 }

@@ -6,34 +6,9 @@
 #endif
 #include "check.h"
 #include "threads.h"
+#include "tree.h"
 
 #include <limits.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-
-static char fake_root[] = "/tmp/welnorm-cgroup-XXXXXX";
-
-static void write_file(const char *path, const char *text) {
-    char full[4096];
-    snprintf(full, sizeof full, "%s%s", fake_root, path);
-    for (char *slash = full + strlen(fake_root) + 1; (slash = strchr(slash, '/')); slash++) {
-        *slash = '\0';
-        mkdir(full, 0700);
-        *slash = '/';
-    }
-    FILE *file = fopen(full, "w");
-    CHECK(file != NULL);
-    if (!file) return;
-    fputs(text, file);
-    fclose(file);
-}
-
-static void remove_tree(void) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", fake_root);
-    CHECK(system(command) == 0);
-}
 
 static void new_tree(const char *proc_self_cgroup) {
     remove_tree();

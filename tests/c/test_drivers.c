@@ -2,6 +2,7 @@
  * plain formulas give in long double. This program has its own wn_threads_for and wn_parallel (so the
  * library's are not linked), which play a team of any size, one member after the other, first to last or last
  * to first; and a cache of any size. */
+#include "cache.h"
 #include "check.h"
 #include "elements.h"
 #include "threads.h"
@@ -24,7 +25,7 @@ void wn_parallel(int n, wn_body body, void *context) {
 
 static size_t cache_bytes = SIZE_MAX;
 
-size_t wn_cache_bytes(void) { return cache_bytes; }
+wn_cache wn_last_cache(void) { return (wn_cache){cache_bytes, cache_bytes}; }
 
 static uint64_t random_state = 1;
 
