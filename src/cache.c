@@ -41,27 +41,29 @@ static size_t cpus_of(const char *directory, int index) {
     return cpus;
 }
 
-wn_cache wn_read_cache(const char *directory) {
-    wn_cache cache = {0, 0};
+wn_caches wn_read_caches(const char *directory) {
+    wn_caches caches = {.l1 = size_of(directory, 0)}; /* of data */
     size_t cpus = 0;
     for (int index = 0; index < 5; index++) {
         size_t bytes = size_of(directory, index);
-        if (bytes > cache.bytes) cache.bytes = bytes, cpus = cpus_of(directory, index);
+        if (bytes > caches.last) caches.last = bytes, cpus = cpus_of(directory, index);
     }
-    if (cache.bytes == 0) cache.bytes = guess;
-    cache.share = cpus && cache.bytes / cpus > most_each ? cpus * most_each : cache.bytes;
-    return cache;
+    if (caches.last == 0) caches.last = guess;
+    caches.share = cpus && caches.last / cpus > most_each ? cpus * most_each : caches.last;
+    return caches;
 }
 
-wn_cache wn_last_cache(void) {
-    static atomic_size_t bytes, share;
-    wn_cache cache;
-    cache.bytes = atomic_load_explicit(&bytes, memory_order_acquire);
-    cache.share = atomic_load_explicit(&share, memory_order_relaxed);
-    if (cache.bytes == 0) {
-        cache = wn_read_cache("/sys/devices/system/cpu/cpu0/cache");
-        atomic_store_explicit(&share, cache.share, memory_order_relaxed);
-        atomic_store_explicit(&bytes, cache.bytes, memory_order_release);
+wn_caches wn_known_caches(void) {
+    static atomic_size_t l1, last, share;
+    wn_caches caches = {.last = atomic_load_explicit(&last, memory_order_acquire)};
+    if (caches.last) {
+        caches.l1 = atomic_load_explicit(&l1, memory_order_relaxed);
+        caches.share = atomic_load_explicit(&share, memory_order_relaxed);
+        return caches;
     }
-    return cache;
+    caches = wn_read_caches("/sys/devices/system/cpu/cpu0/cache");
+    atomic_store_explicit(&l1, caches.l1, memory_order_relaxed);
+    atomic_store_explicit(&share, caches.share, memory_order_relaxed);
+    atomic_store_explicit(&last, caches.last, memory_order_release);
+    return caches;
 }

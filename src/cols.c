@@ -290,7 +290,8 @@ static void apply_range(const wn_job *job, cols_scratch *scratch, size_t row_cou
                         job->problem->activation,
                         job->to_compute,
                         job->stream,
-                        0};
+                        0,
+                        job->l1};
     const void *moved_x[WN_ROWS], **x_rows = scratch->x_rows;
     void *moved_y[WN_ROWS], **y_rows = scratch->y_rows;
     if (c > 0) {
@@ -366,7 +367,7 @@ static void deliver_rows(const wn_job *job, const strip *s, size_t row, size_t c
 /* apply_rows where rows go together. */
 static void apply_together(const wn_job *job, const strip *s, size_t row, size_t end, cols_scratch *scratch) {
     const wn_problem *p = job->problem;
-    const wn_affine affine = {NULL, NULL, 1, p->activation, job->to_compute, job->stream, 0};
+    const wn_affine affine = {NULL, NULL, 1, p->activation, job->to_compute, job->stream, 0, job->l1};
     wn_offset outer = wn_locate(&p->outer, s->outer);
     for (size_t count, together; row < end; row += count * together) {
         wn_stretch rows = wn_stretch_from(job, row, end - row);

@@ -25,8 +25,10 @@ typedef struct {
 } given_call;
 
 static wn_affine what_follows(const wn_job *job) {
-    return (wn_affine){
-        .activation = job->problem->activation, .to_compute = job->to_compute, .stream = job->stream};
+    return (wn_affine){.activation = job->problem->activation,
+                       .to_compute = job->to_compute,
+                       .stream = job->stream,
+                       .l1 = job->l1};
 }
 
 static wn_cols_norm norms_of(const given_call *call, int thread) {

@@ -31,6 +31,7 @@ typedef struct {
     bool rows_affine;        /* and along the reduced ones */
     bool stream;             /* results do not fit the last-level cache: past it */
     bool far;                /* not that, but the data are much of what it holds, or more */
+    size_t l1;               /* bytes of the CPU's first cache */
     bool adds;               /* x is still to be written: augend + addend */
     bool weaves;             /* the statistics of a unit are made while the one before it is applied; */
     bool backwards; /* else it is applied from its end, which was read last and may be in the cache */
@@ -124,7 +125,8 @@ static inline wn_affine wn_affine_at(const wn_job *job, ptrdiff_t affine) {
                        p->activation,
                        job->to_compute,
                        job->stream,
-                       job->far};
+                       job->far,
+                       job->l1};
 }
 
 typedef struct {

@@ -103,6 +103,7 @@ typedef struct {
     int to_compute;
     int stream; /* y past the cache where its address allows: a row of x's dtype, without an activation */
     int far;    /* not that, but the data are much of what the cache holds, or more */
+    size_t l1;  /* bytes of the CPU's first cache; 0: as few as any has */
 } wn_affine;
 
 /* Rows that have yet to be written, from row `done` on: augend + addend, of their strides. augend may be x.

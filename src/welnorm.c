@@ -59,6 +59,7 @@ static wn_job make_job(const wn_problem *p) {
     for (int d = 0; d < p->reduced.ndim; d++)
         job.rows_affine |= job.inner_affine && p->reduced.axis[d].affine_stride != 0;
     job.adds = p->augend != NULL;
+    job.l1 = wn_known_caches().l1;
     return job;
 }
 
@@ -251,7 +252,7 @@ static void rows_body(void *context, int thread, int thread_count) {
 /* As many units as stay in the cache from one sweep to the next, with room for others, but enough parts for
  * the threads; all of them where even one does not stay. */
 static size_t units_at_a_time(const wn_job *job, size_t bytes, size_t threads) {
-    size_t unit_bytes = bytes / job->units, cache = wn_last_cache().share;
+    size_t unit_bytes = bytes / job->units, cache = wn_known_caches().share;
     size_t fit = cache / 4 / unit_bytes, busy = wn_ceil_div(threads, job->parts);
     return unit_bytes > cache ? job->units : wn_min(fit > busy ? fit : busy, job->units);
 }
@@ -304,7 +305,7 @@ static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
         has_long_units && !p->given_mean && !(threads > 1 && wn_go_side_by_side(job, threads));
     /* Where a sum is written, too, what the cache still holds of more than fits saves most. */
     size_t eighths = leaves_sooner ? 5 : job->adds && threads > 1 ? 12 : 7;
-    size_t fits = wn_last_cache().share / 8 * eighths;
+    size_t fits = wn_known_caches().share / 8 * eighths;
     if (!p->y || p->y == p->x || !job->direct_y || job->to_compute || bytes <= fits) return false;
     if ((uintptr_t)p->y % job->y_size != 0) return false;
     size_t row_bytes = (size_t)p->inner.count * job->y_size;
@@ -322,14 +323,14 @@ static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
  * measured. In place they are those of x. */
 static bool is_far(const wn_job *job, size_t bytes) {
     size_t touched = job->problem->y == job->problem->x ? bytes / 2 : bytes;
-    return !job->stream && touched > wn_last_cache().bytes / 8 * (job->adds ? 5 : 3);
+    return !job->stream && touched > wn_known_caches().last / 8 * (job->adds ? 5 : 3);
 }
 
 /* Fewer units than keep the threads busy; or what goes past the cache, by units that stay in it from one
  * sweep to the next but not in a thread's own. */
 static bool gains_by_split(const wn_job *job, size_t bytes, size_t threads) {
     if (job->units < SPLIT_BELOW * threads) return true;
-    size_t unit_bytes = bytes / job->units, cache = wn_last_cache().share;
+    size_t unit_bytes = bytes / job->units, cache = wn_known_caches().share;
     return job->stream && !job->weaves && job->parts >= threads && unit_bytes > cache / 8 &&
            unit_bytes <= cache;
 }
@@ -361,7 +362,7 @@ wn_status wn_norm_rows(wn_dtype dtype, const void *augend, const void *addend, c
                        int centred, wn_activation activation) {
     int64_t size = (int64_t)dtype_bytes[dtype], row = (int64_t)n * size;
     if (!augend && n <= WN_BLOCK && row_count * (size_t)row < FEW_BYTES) {
-        const wn_affine affine = {weight, bias, 1, activation, 0, 0, 0};
+        const wn_affine affine = {weight, bias, 1, activation, 0, 0, 0, wn_known_caches().l1};
         size_t done = wn_selected_isa()->dtype[dtype].norm_run(x, row, y, row, row_count, n, &affine, 0, eps,
                                                                centred, NULL);
         if (done == row_count) return WN_OK;

@@ -1,4 +1,4 @@
-/* The size of the last-level cache, from fake file trees.
+/* The sizes of caches, from fake file trees.
  *
  * Build: cc -std=c11 -Isrc -Itests/c tests/c/test_cache.c src/cache.c */
 #ifndef _GNU_SOURCE
@@ -11,14 +11,14 @@
 static const size_t mb = (size_t)1 << 20;
 
 /* Caches of two levels, of `size` and shared by `cpus` the last one. */
-static wn_cache cache_of(const char *size, const char *cpus) {
+static wn_caches caches_of(const char *size, const char *cpus) {
     remove_tree();
     CHECK(mkdir(fake_root, 0700) == 0);
     write_file("/index0/size", "48K\n");
     write_file("/index0/shared_cpu_list", "0\n");
     write_file("/index1/size", size);
     if (cpus) write_file("/index1/shared_cpu_list", cpus);
-    return wn_read_cache(fake_root);
+    return wn_read_caches(fake_root);
 }
 
 static void test_share(void) {
@@ -44,26 +44,27 @@ static void test_share(void) {
         {"0-99999999\n", 480},
     };
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
-        wn_cache cache = cache_of("491520K\n", lists[i].cpus);
-        CHECK(cache.bytes == 480 * mb);
-        CHECK(cache.share == lists[i].share * mb);
+        wn_caches caches = caches_of("491520K\n", lists[i].cpus);
+        CHECK(caches.last == 480 * mb);
+        CHECK(caches.l1 == 48 << 10);
+        CHECK(caches.share == lists[i].share * mb);
     }
-    CHECK(cache_of("32768K\n", "0-1\n").share == 32 * mb);
-    CHECK(cache_of("32M\n", "0\n").share == 32 * mb);
+    CHECK(caches_of("32768K\n", "0-1\n").share == 32 * mb);
+    CHECK(caches_of("32M\n", "0\n").share == 32 * mb);
 }
 
 static void test_no_files(void) {
     static const char *const no_size[] = {"", "\n", "K", "0K\n", "-"};
     for (size_t i = 0; i < sizeof no_size / sizeof *no_size; i++)
-        CHECK(cache_of(no_size[i], "0-1\n").bytes == 48 << 10); /* of the other level */
+        CHECK(caches_of(no_size[i], "0-1\n").last == 48 << 10); /* of the other level */
     remove_tree();
-    wn_cache guess = wn_read_cache(fake_root);
-    CHECK(guess.bytes >= mb && guess.share == guess.bytes);
+    wn_caches guess = wn_read_caches(fake_root);
+    CHECK(guess.last >= mb && guess.share == guess.last && guess.l1 == 0);
     static char long_path[10000];
     memset(long_path, 'a', sizeof long_path - 1);
-    CHECK(wn_read_cache(long_path).bytes == guess.bytes);
-    wn_cache here = wn_last_cache();
-    CHECK(here.bytes > 0 && here.share > 0 && here.share <= here.bytes);
+    CHECK(wn_read_caches(long_path).last == guess.last);
+    wn_caches here = wn_known_caches();
+    CHECK(here.last > 0 && here.share > 0 && here.share <= here.last && here.l1 <= here.last);
 }
 
 int main(void) {

@@ -180,7 +180,8 @@ static const void *parameters_for(trial *t, int affine, int which, size_t n) {
     return affine & which ? input(t, which == HAS_WEIGHT ? weights : biases, bytes) : NULL;
 }
 
-/* Streamed in every other trial, and of the others every other one far, which changes no bit. */
+/* Streamed in every other trial, and of the others every other one far; with a larger L1 in four out of
+ * eight, which changes no bit. */
 static wn_affine affine_for(trial *t, int affine, size_t n, wn_activation activation, result_type type) {
     size_t turn = (size_t)t->place + (size_t)t->table + n;
     int stream = turn % 2 && type == TO_STORAGE && !activation;
@@ -191,7 +192,8 @@ static wn_affine affine_for(trial *t, int affine, size_t n, wn_activation activa
                        .activation = activation,
                        .to_compute = type == TO_COMPUTE,
                        .stream = stream,
-                       .far = !stream && turn / 2 % 2};
+                       .far = !stream && turn / 2 % 2,
+                       .l1 = turn / 4 % 2 ? 49152 : 0};
 }
 
 /* Whether a value that should be `exact` but for `error`, rounded to the dtype, may be this. */
