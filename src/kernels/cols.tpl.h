@@ -209,8 +209,9 @@ typedef enum { FN(FOLDED), FN(BY_COLUMN), FN(BY_ROW) } FN(parameters);
 
 /* Rows that go through the apply step abreast and share the loads of parameters. Rows as long as a page would
  * lie alike to it, both and their results; and rows that are streamed go one after the other, in the order of
- * memory: two at a time take half as long again. */
+ * memory: two at a time take half as long again. So does what does not take turns. */
 enum { FN(ABREAST) = 2 };
+_Static_assert(FN(ABREAST) == 2, "take_turns looks at two");
 
 typedef struct {
     const T *x[FN(ABREAST)], *next[FN(ABREAST)]; /* and the rows to fetch meanwhile */
@@ -293,9 +294,12 @@ static ALWAYS_INLINE void FN(apply_cols_with)(const void *const *x_rows, void *c
                                               const wn_affine *affine, FN(parameters) parameters) {
     size_t row = 0;
     if (!affine->stream && columns * sizeof(T) < PAGE)
-        for (; row + FN(ABREAST) <= row_count; row += FN(ABREAST))
+        for (; row + FN(ABREAST) <= row_count; row += FN(ABREAST)) {
+            uintptr_t places = (uintptr_t)y_rows[row] | (uintptr_t)y_rows[row + 1];
+            if (!FN(take_turns)(places, x_rows[row] == y_rows[row], affine)) break;
             FN(apply_abreast)(x_rows, y_rows, FN(ABREAST), row, row_count, columns, norm, affine, parameters,
                               1);
+        }
     for (; row < row_count; row++)
         FN(apply_abreast)(x_rows, y_rows, 1, row, row_count, columns, norm, affine, parameters, 1);
 }
