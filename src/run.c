@@ -47,10 +47,13 @@ static run_block block_at(const wn_job *job, size_t index) {
     return (run_block){segment, wn_min(per_block, segments - segment), 0, n};
 }
 
+/* float64 is not woven, but past the cache the kernel fetches the line that a run shares with the next one.
+ */
 static bool can_weave(const wn_job *job) {
     const wn_problem *p = job->problem;
     return p->y && job->direct_x && job->direct_y && !job->to_compute && !p->activation && !p->mask &&
-           !p->exact && !p->scale && !job->compute_f64 && p->reduced.ndim <= 1 && !is_packed(job);
+           !p->exact && !p->scale && (!job->compute_f64 || job->stream) && p->reduced.ndim <= 1 &&
+           !is_packed(job);
 }
 
 bool wn_go_side_by_side(const wn_job *job, size_t threads) {
