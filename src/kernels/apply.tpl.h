@@ -53,12 +53,6 @@ static ALWAYS_INLINE int FN(fold)(const wn_norm *norm, const wn_affine *affine, 
     return FOLD(norm, weight, bias, &folded->mean_hi, &folded->rstd, &folded->offset);
 }
 
-/* Whether several rows go well in turn. Where L1 is larger, stores that lie in two lines took up to twice as
- * long so, but in place, where L1 has them. `places` has the low bits of all results' addresses. */
-static inline int FN(take_turns)(uintptr_t places, int in_place, const wn_affine *affine) {
-    return IS_16BIT || affine->l1 < MORE_L1 || in_place || places % 64 == 0;
-}
-
 /* Rows on their way through the apply step side by side, where they share the loads of weight and bias: all
  * are done up to element i. Their norms, with the parameters folded in if those do not vary along a row. */
 typedef struct {

@@ -209,9 +209,9 @@ typedef enum { FN(FOLDED), FN(BY_COLUMN), FN(BY_ROW) } FN(parameters);
 
 /* Rows that go through the apply step abreast and share the loads of parameters. Rows as long as a page would
  * lie alike to it, both and their results; and rows that are streamed go one after the other, in the order of
- * memory: two at a time take half as long again. So does what does not take turns. */
+ * memory: two at a time take half as long again. Where L1 is larger, it pays in 16 bits
+ * and in place alone. */
 enum { FN(ABREAST) = 2 };
-_Static_assert(FN(ABREAST) == 2, "take_turns looks at two");
 
 typedef struct {
     const T *x[FN(ABREAST)], *next[FN(ABREAST)]; /* and the rows to fetch meanwhile */
@@ -293,13 +293,11 @@ static ALWAYS_INLINE void FN(apply_cols_with)(const void *const *x_rows, void *c
                                               size_t row_count, size_t columns, const wn_cols_norm *norm,
                                               const wn_affine *affine, FN(parameters) parameters) {
     size_t row = 0;
-    if (!affine->stream && columns * sizeof(T) < PAGE)
-        for (; row + FN(ABREAST) <= row_count; row += FN(ABREAST)) {
-            uintptr_t places = (uintptr_t)y_rows[row] | (uintptr_t)y_rows[row + 1];
-            if (!FN(take_turns)(places, x_rows[row] == y_rows[row], affine)) break;
+    int gains = IS_16BIT || affine->l1 < MORE_L1 || x_rows[0] == y_rows[0];
+    if (gains && !affine->stream && columns * sizeof(T) < PAGE)
+        for (; row + FN(ABREAST) <= row_count; row += FN(ABREAST))
             FN(apply_abreast)(x_rows, y_rows, FN(ABREAST), row, row_count, columns, norm, affine, parameters,
                               1);
-        }
     for (; row < row_count; row++)
         FN(apply_abreast)(x_rows, y_rows, 1, row, row_count, columns, norm, affine, parameters, 1);
 }

@@ -42,8 +42,12 @@ NORM_TEAMS(four, WN_TEAM, NEAR, 0)
 NORM(stream_tiles, 0) { FN(norm_tiles)(rows, r, count, later, slots, at); }
 #endif
 
-static int FN(rows_take_turns)(const FN(rows) * rows) {
-    return FN(take_turns)((uintptr_t)rows->y | (uintptr_t)rows->y_stride, rows->x == rows->y, rows->affine);
+/* Whether several rows go well in turn: where L1 is larger, stores that lie in two lines took up to twice as
+ * long so, but in place, where L1 has them; and sums of squares gained nothing. */
+static int FN(take_turns)(const FN(rows) * rows) {
+    int begin_at_lines = ((uintptr_t)rows->y | (uintptr_t)rows->y_stride) % 64 == 0;
+    if (IS_16BIT || rows->affine->l1 < MORE_L1 || rows->x == rows->y) return 1;
+    return rows->centred && begin_at_lines;
 }
 
 #if !IS_16BIT
@@ -100,7 +104,7 @@ static int FN(can_stream_sums)(const FN(rows) * rows) {
 static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
     int centred = rows->centred, adds = rows->adds != NULL;
     int is_long = FN(bytes_over)(rows) >= -AHEAD; /* no room for what is fetched */
-    int take_turns = FN(rows_take_turns)(rows);
+    int take_turns = FN(take_turns)(rows);
     if (!rows->vary) return stream ? STEP(stream_scalar) : STEP(one_scalar);
     if (stream && !FN(go_by_tiles)(rows)) return adds ? STEPS(stream_sum) : STEPS(stream_one);
 #if IS_16BIT
@@ -121,7 +125,7 @@ static FN(step) FN(step_for)(const FN(rows) * rows, int stream) {
 static FN(step) FN(step_for_blocks)(const FN(rows) * rows, size_t count) {
     int centred = rows->centred;
     if (rows->affine->stream) return STEPS(stream_one);
-    if (count == 1 || !FN(rows_take_turns)(rows)) return STEPS(one);
+    if (count == 1 || !FN(take_turns)(rows)) return STEPS(one);
 #if !IS_16BIT
     if (!FN(are_crowded)(rows)) return STEPS(four);
 #endif
