@@ -36,7 +36,8 @@ static void cut(wn_job *job, size_t threads) {
     if (job->part_blocks < WN_PART_BLOCKS) job->part_blocks = WN_PART_BLOCKS;
     job->parts = wn_ceil_div(job->blocks, job->part_blocks);
     /* Columns are independent of each other, so how many make a strip may depend on the threads. */
-    size_t width = job->direct_x && job->direct_y ? WN_STRIP : WN_TILE;
+    bool are_long = job->l1 >= WN_MORE_L1 && outer * job->parts >= 4 * threads;
+    size_t width = !job->direct_x || !job->direct_y ? WN_TILE : are_long ? WN_STRIP : WN_SHORT_STRIP;
     while (job->parts == 1 && width > WN_TILE && outer * wn_ceil_div(columns, width) < 4 * threads)
         width /= 2;
     width -= width % (size_t)job->problem->group; /* a group is at most WN_TILE columns */
@@ -273,7 +274,7 @@ static void finish(const wn_job *job, size_t unit, void *memory, const wn_unit_s
     scratch->folded = folds && alike;
     scratch->together = 1;
     if (scratch->folded && s.columns == (size_t)job->problem->inner.count)
-        scratch->together = wn_rows_together(job, WN_STRIP);
+        scratch->together = wn_rows_together(job, WN_TOGETHER);
     wn_repeat(job, &scratch->columns, s.columns, scratch->together);
     memset(scratch->wide, 0, s.columns * sizeof *scratch->wide);
     if (!alike) finish_one_by_one(job, &s, from, scratch);

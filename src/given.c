@@ -158,7 +158,7 @@ bool wn_apply_given(const wn_job *job, int threads) {
     if (!job->direct_x || !job->direct_y || p->mask || p->group != 1) return false;
     if ((in_cols && p->outer.count != 1) || !is_affine_by_statistic(job)) return false;
     bool is_shared = count > MOST_OWN;
-    size_t together = in_cols ? wn_rows_together(job, job->stream ? 2 * WN_STRIP : WN_STRIP) : 1;
+    size_t together = in_cols ? wn_rows_together(job, job->stream ? 2 * WN_TOGETHER : WN_TOGETHER) : 1;
     size_t part = wn_apart(count * together * job->compute_size);
     char *memory = malloc((is_shared ? 1 : (size_t)threads) * 3 * part + 2 * WN_APART);
     if (!memory) return false; /* the other way needs less */

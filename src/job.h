@@ -15,9 +15,10 @@
 enum {
     WN_PART_BLOCKS = 4,       /* a part is at least so many blocks, */
     WN_MAX_PARTS = 1024,      /* and a unit at most so many parts, */
-    WN_MAX_COLUMN_PARTS = 16, /* fewer in the pattern cols, where a part's state is a strip's: 20 KiB */
+    WN_MAX_COLUMN_PARTS = 16, /* fewer in the pattern cols, where a part's state is a strip's: 40 KiB */
     WN_PACK = 32,             /* runs shorter than this are packed before their statistics are taken */
-    WN_TILE = 64              /* columns of a strip that is packed */
+    WN_TILE = 64,             /* columns of a strip that is packed */
+    WN_TOGETHER = 512         /* columns of rows that go as one in the pattern cols, within the cache */
 };
 
 typedef struct {

@@ -11,11 +11,13 @@
 #include <stdint.h>
 
 enum {
-    WN_BLOCK = 4096,     /* elements of a block in the pattern run: at most 32 KiB, within L1 */
-    WN_BLOCK_RUNS = 128, /* and at most so many runs */
-    WN_ROWS = 128,       /* rows of a block in the pattern cols */
-    WN_TEAM = 4,         /* rows that go side by side, at most, where they share weight and bias */
-    WN_STRIP = 512       /* columns whose statistics one kernel call may take */
+    WN_BLOCK = 4096,      /* elements of a block in the pattern run: at most 32 KiB, within L1 */
+    WN_BLOCK_RUNS = 128,  /* and at most so many runs */
+    WN_ROWS = 128,        /* rows of a block in the pattern cols */
+    WN_TEAM = 4,          /* rows that go side by side, at most, where they share weight and bias */
+    WN_STRIP = 1024,      /* columns whose statistics one kernel call may take, */
+    WN_SHORT_STRIP = 512, /* and takes where L1 is less than this */
+    WN_MORE_L1 = 49152
 };
 
 /* count, mean and M2 (sum of squared deviations). The mean is the sum mean + mean_lo, for float64 data

@@ -313,7 +313,7 @@ static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
      */
     bool has_few_lines = row_bytes < SHORT_ROW && row_bytes % 64 != 0;
     if (p->pattern == WN_RUN) return !has_few_lines || (p->reduced.count > 1 && !p->given_mean);
-    row_bytes *= wn_rows_together(job, WN_STRIP);
+    row_bytes *= wn_rows_together(job, WN_TOGETHER);
     bool alike = true;
     for (int d = 0; d < p->reduced.ndim; d++) alike &= p->reduced.axis[d].y_stride % 64 == 0;
     return alike || row_bytes >= LONG_ROW;

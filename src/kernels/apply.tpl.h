@@ -183,7 +183,7 @@ static ALWAYS_INLINE void FN(apply_with)(const T *x, T *y, size_t n, FN(norm_v) 
         UNROLL_NONE for (; i < head; i += V_N) V_STORE(y + i, RESULT(0));
         UNROLL_LITTLE for (; i < end; i += V_N) V_STREAM(y + i, RESULT(0));
     }
-    if (i == 0 && affine->l1 >= MORE_L1 && V_N == FN(LINE) && n > 2 * V_N) {
+    if (i == 0 && affine->l1 >= WN_MORE_L1 && V_N == FN(LINE) && n > 2 * V_N) {
         /* Stores of vectors as long as lines are to lie in one each. */
         i = FN(line_head)(y, n) % V_N;
         if (i) V_STORE_HEAD(y, FN(result)(x, 0, i, &nv, &of_row, has_weight, has_bias), i);

@@ -293,7 +293,7 @@ static ALWAYS_INLINE void FN(apply_cols_with)(const void *const *x_rows, void *c
                                               size_t row_count, size_t columns, const wn_cols_norm *norm,
                                               const wn_affine *affine, FN(parameters) parameters) {
     size_t row = 0;
-    int gains = IS_16BIT || affine->l1 < MORE_L1 || x_rows[0] == y_rows[0];
+    int gains = IS_16BIT || affine->l1 < WN_MORE_L1 || x_rows[0] == y_rows[0];
     if (gains && !affine->stream && columns * sizeof(T) < PAGE)
         for (; row + FN(ABREAST) <= row_count; row += FN(ABREAST))
             FN(apply_abreast)(x_rows, y_rows, FN(ABREAST), row, row_count, columns, norm, affine, parameters,

@@ -46,7 +46,7 @@ NORM(stream_tiles, 0) { FN(norm_tiles)(rows, r, count, later, slots, at); }
  * long so, but in place, where L1 has them; and sums of squares gained nothing. */
 static int FN(take_turns)(const FN(rows) * rows) {
     int begin_at_lines = ((uintptr_t)rows->y | (uintptr_t)rows->y_stride) % 64 == 0;
-    if (IS_16BIT || rows->affine->l1 < MORE_L1 || rows->x == rows->y) return 1;
+    if (IS_16BIT || rows->affine->l1 < WN_MORE_L1 || rows->x == rows->y) return 1;
     return rows->centred && begin_at_lines;
 }
 
@@ -66,7 +66,7 @@ static int FN(are_crowded)(const FN(rows) * rows) {
 static int FN(go_in_batches)(const FN(rows) * rows) {
     enum { SHORT = 512, LONG = 1024, LONGEST = 2048 };
     int is_long = rows->n >= LONG && (rows->adds || rows->n <= LONGEST);
-    if (!rows->adds && rows->affine->l1 >= MORE_L1) return 0;
+    if (!rows->adds && rows->affine->l1 >= WN_MORE_L1) return 0;
     return rows->centred ? rows->adds && is_long : rows->n <= SHORT || is_long;
 }
 #endif

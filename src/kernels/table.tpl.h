@@ -15,8 +15,8 @@ enum { AHEAD = 2048, PAGE_AHEAD = 4096, FAR_AHEAD = 16384 };
 /* Where the data of a loop are: well within the last-level cache; much of it, or more (wn_affine's `far`);
  * past it, as results go (`stream`), or before the first whole line of such a row. */
 enum { NEAR, FAR, PAST, EDGE };
-enum { LEAST_L1 = 32768, MORE_L1 = 49152 }; /* of the CPUs that there are */
-enum { PAGE = 4096 }; /* what lies so far apart is alike to L1, and the hardware fetches no further */
+enum { LEAST_L1 = 32768 }; /* of the CPUs that there are */
+enum { PAGE = 4096 };      /* what lies so far apart is alike to L1, and the hardware fetches no further */
 /* Whether sums are woven into the apply step (rows.tpl.h, woven.tpl.h): float64's take two passes, and the
  * portable table, which few CPUs need, stays small. */
 #ifdef WN_PORTABLE
