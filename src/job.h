@@ -196,8 +196,8 @@ static inline size_t wn_apart(size_t bytes) { return wn_ceil_div(bytes, 2 * WN_A
 
 /* How many rows of the pattern cols make one for the apply step, of `most` columns (half as many of float64),
  * as far as they do: a kernel takes time for each row, however short, and for the line that it shares with
- * the next. Along the last axis, the only one where statistics are given (given.c counts in such rows), they
- * must lie one after the other, in x and in y. */
+ * the next. Along the last axis they must lie one after the other, in x and in y; where given.c takes them,
+ * which counts in such rows, it must be the only axis. */
 static inline size_t wn_rows_together(const wn_job *job, size_t most) {
     const wn_problem *p = job->problem;
     const wn_axis rows = wn_last_axis(&p->reduced);
@@ -205,7 +205,7 @@ static inline size_t wn_rows_together(const wn_job *job, size_t most) {
     size_t together = most * sizeof(float) / (columns * job->compute_size);
     bool is_one_piece = rows.x_stride == (int64_t)(columns * job->x_size) &&
                         rows.y_stride == (int64_t)(columns * job->y_size) && job->direct_x && job->direct_y;
-    if (p->given_mean) is_one_piece &= p->reduced.ndim <= 1;
+    if (p->given_mean && p->outer.count == 1) is_one_piece &= p->reduced.ndim <= 1;
     while (whole * columns * job->y_size % 64 != 0) whole *= 2;
     if (whole <= together) together -= together % whole;
     return together > 1 && is_one_piece && !p->mask && (size_t)rows.count >= together ? together : 1;
