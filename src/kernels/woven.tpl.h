@@ -39,14 +39,19 @@ static WN_NOINLINE int FN(fold_runs)(const wn_runs *runs, const wn_norm *norm, c
 static ALWAYS_INLINE FN(sums)
     FN(weave_runs)(const void *next, const wn_runs *runs, const FN(run_norms) * norms,
                    const wn_affine *affine, int vary, int reach) {
+    enum { UNALIGNED = 48 }; /* bytes by which a run may begin and so end in its lines */
     const FN(form) form = {1, 1, vary, reach, 0};
     FN(lanes) lanes;
-    /* of short runs that lie apart the next one is fetched: the hardware does not follow, and what lies ahead
-     * is others'; past the cache, where memory takes longer than a run, all lines of one that is further */
+    /* of short runs that lie apart the next one is fetched, its whole LANES as they are summed and what
+     * follows those here: the hardware does not follow, and what lies ahead is others'; past the cache, where
+     * memory takes longer than a run, all lines of one that is further */
     ptrdiff_t bytes = (ptrdiff_t)(runs->n * sizeof(T));
     int apart = bytes < PAGE && runs->x_stride > bytes + AHEAD,
         later = reach == PAST && apart && bytes <= AHEAD / 2;
-    ptrdiff_t ahead = apart ? runs->x_stride : AHEAD, far = (1 + AHEAD / bytes) * runs->x_stride;
+    ptrdiff_t ahead = apart ? runs->x_stride : AHEAD,
+              whole = (ptrdiff_t)(runs->n / LANES * LANES * sizeof(T));
+    ptrdiff_t there = later ? (1 + AHEAD / bytes) * runs->x_stride : ahead, from = later ? 0 : whole;
+    ptrdiff_t end = apart && from < bytes ? bytes + UNALIGNED : from;
     /* of runs that lie together the last one first, which L1 has yet; with AVX2 that took longer */
     int backwards = V_F64 >= 8 && reach != PAST && runs->x_stride == bytes;
     FN(clear)(&lanes);
@@ -62,8 +67,8 @@ static ALWAYS_INLINE FN(sums)
                 .ahead = ahead};
         if (vary) team.weight = (const C *)affine->weight + at, team.bias = (const C *)affine->bias + at;
         if (reach == PAST) FN(fetch_end)(team.y[0], runs->y_stride, runs->n);
-        for (ptrdiff_t byte = 0; later && byte < bytes; byte += 64)
-            PREFETCH((const char *)FN(run_at)(next, runs, i) + far + byte);
+        for (ptrdiff_t byte = from; byte < end; byte += 64)
+            PREFETCH((const char *)FN(run_at)(next, runs, i) + there + byte);
         FN(start_team)(&team, form);
         FN(add_run)(FN(run_at)(next, runs, i), runs->n, 0, 0.0, &lanes, &team, form);
         FN(finish_team)(&team, form);
