@@ -54,7 +54,7 @@ def copy_and_read(out: np.ndarray, x: np.ndarray, nontemporal: bool, is_read: bo
 def stores() -> None:
     print(f"{'MB, both':>10}{'ordinary':>14}{'non-temporal':>14}{'gain':>8}{'with a reader':>15}")
     for mb in (4, 8, 16, 24, 32, 48, 64, 80, 96, 128, 192, 256):
-        x = np.zeros(mb * 500_000 // 4, np.float32)
+        x = np.ones(mb * 500_000 // 4, np.float32)
         out = wn.aligned_empty(x.shape, x.dtype)
         times: dict[tuple[bool, bool], list[float]] = {}
         for _ in range(ROUNDS // 3):
