@@ -3,6 +3,7 @@
  * 16 elements, the best of many rounds in turn.
  *
  * Usage: bench_kernels [instruction set] (README.md says how to build it) */
+#include "cache.h"
 #include "clock.h"
 #include "convert.h"
 #include "dispatch.h"
@@ -74,7 +75,7 @@ static void column_statistics(const problem *p) {
 static void column_apply(const problem *p) {
     const void *parameters = p->affine->weight, *x_rows[WN_ROWS];
     const wn_cols_norm norm = {parameters, parameters, parameters};
-    const wn_affine folded = {.advance = 1}; /* weight and bias are in the norm */
+    const wn_affine folded = {.advance = 1, .l1 = p->affine->l1}; /* weight and bias are in the norm */
     void *y_rows[WN_ROWS];
     for (size_t row = 0, count; row < p->rows; row += count) {
         count = point(p, row, x_rows, y_rows);
@@ -156,7 +157,10 @@ int main(int argument_count, char **arguments) {
     for (int dtype = 0; dtype < WN_DTYPE_COUNT; dtype++) {
         fill(memory[0], (wn_dtype)dtype, MOST / dtypes[dtype].bytes);
         const char *parameters = memory[2]; /* any numbers will do */
-        const wn_affine affine = {.weight = parameters, .bias = parameters + (1 << 16) + 512, .advance = 1};
+        const wn_affine affine = {.weight = parameters,
+                                  .bias = parameters + (1 << 16) + 512,
+                                  .advance = 1,
+                                  .l1 = wn_known_caches().l1};
         for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
             for (int s = 0; s < 2; s++) {
                 size_t row_bytes = widths[w] * dtypes[dtype].bytes;

@@ -5,8 +5,9 @@
 
 static const size_t guess = (size_t)32 << 20;
 
-/* What a CPU has of a cache at most, as measured: a virtual machine's few are told the size of all of a large
- * processor's, of which others have the rest. No processor has as much for each of its own. */
+/* What a CPU has of a cache at most, as bench/cutoff.py shows: a virtual machine's few are told the size of
+ * all of a large processor's, of which others have the rest. Hardly a processor has as much for each of its
+ * own. */
 static const size_t most_each = (size_t)40 << 20;
 
 static FILE *open_file(const char *directory, int index, const char *name) {
@@ -42,7 +43,7 @@ static size_t cpus_of(const char *directory, int index) {
 }
 
 wn_caches wn_read_caches(const char *directory) {
-    wn_caches caches = {.l1 = size_of(directory, 0)}; /* of data */
+    wn_caches caches = {.l1 = size_of(directory, 0)}; /* of data, on x86 and ARM */
     size_t cpus = 0;
     for (int index = 0; index < 5; index++) {
         size_t bytes = size_of(directory, index);

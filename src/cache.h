@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-/* Bytes of a CPU's first cache, of one of the last-level caches, and what its CPUs have of that: all, unless
- * it is more than they can be the only ones to use. */
+/* Bytes of a CPU's first cache, of one of the last-level caches, and the share of that one that its CPUs
+ * have: all, but at most so much for each of them. */
 typedef struct {
     size_t l1, last, share;
 } wn_caches;

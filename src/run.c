@@ -47,8 +47,8 @@ static run_block block_at(const wn_job *job, size_t index) {
     return (run_block){segment, wn_min(per_block, segments - segment), 0, n};
 }
 
-/* float64 is not woven, but past the cache the kernel fetches the line that a run shares with the next one.
- */
+/* float64 is not woven, but past the cache the kernel fetches the line that a run shares with the next one,
+ * and units are then not split for the cache's sake. */
 static bool can_weave(const wn_job *job) {
     const wn_problem *p = job->problem;
     return p->y && job->direct_x && job->direct_y && !job->to_compute && !p->activation && !p->mask &&

@@ -250,11 +250,16 @@ static void rows_body(void *context, int thread, int thread_count) {
 }
 
 /* As many units as stay in the cache from one sweep to the next, with room for others, but enough parts for
- * the threads; all of them where even one does not stay. */
-static size_t units_at_a_time(const wn_job *job, size_t bytes, size_t threads) {
+ * the threads; all of them where even one does not stay. Two of such ranges have states of parts at once,
+ * which are not to be more than PART_STATES for each thread. */
+static size_t units_at_a_time(const wn_job *job, size_t bytes, size_t threads, size_t state_bytes) {
+    enum { PART_STATES = 768 << 10 }; /* with scratch less than 1 MB */
     size_t unit_bytes = bytes / job->units, cache = wn_known_caches().share;
-    size_t fit = cache / 4 / unit_bytes, busy = wn_ceil_div(threads, job->parts);
-    return unit_bytes > cache ? job->units : wn_min(fit > busy ? fit : busy, job->units);
+    size_t fit = unit_bytes > cache ? job->units : cache / 4 / unit_bytes;
+    size_t busy = wn_ceil_div(threads, job->parts),
+           room = threads * PART_STATES / (2 * job->parts * state_bytes);
+    fit = wn_min(fit, room);
+    return wn_min(fit > busy ? fit : busy, job->units);
 }
 
 static void run_split(wn_call *call, int threads) {
@@ -273,7 +278,7 @@ static wn_status run_units(wn_call *call, int threads, bool split, size_t bytes)
     size_t state_bytes = state_doubles(job) * sizeof(double);
     size_t part_states = 0;
     if (split && !job->problem->given_mean) {
-        call->at_a_time = units_at_a_time(job, bytes, (size_t)threads);
+        call->at_a_time = units_at_a_time(job, bytes, (size_t)threads, state_bytes);
         part_states = wn_min(2 * call->at_a_time, job->units) * job->parts;
     }
     /* whole cache lines, so that threads do not share one */
@@ -320,7 +325,8 @@ static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
 }
 
 /* Whether lines of results had better be fetched, which may not be there any more: where it pays from, as
- * measured. In place they are those of x. */
+ * measured. In place they are those of x. What others have of the cache does not count: it was slower there.
+ */
 static bool is_far(const wn_job *job, size_t bytes) {
     size_t touched = job->problem->y == job->problem->x ? bytes / 2 : bytes;
     return !job->stream && touched > wn_known_caches().last / 8 * (job->adds ? 5 : 3);

@@ -39,7 +39,7 @@ static WN_NOINLINE int FN(fold_runs)(const wn_runs *runs, const wn_norm *norm, c
 static ALWAYS_INLINE FN(sums)
     FN(weave_runs)(const void *next, const wn_runs *runs, const FN(run_norms) * norms,
                    const wn_affine *affine, int vary, int reach) {
-    enum { UNALIGNED = 48 }; /* bytes by which a run may begin and so end in its lines */
+    enum { UNALIGNED = 48 }; /* bytes from a line on at which a run mostly begins, at most */
     const FN(form) form = {1, 1, vary, reach, 0};
     FN(lanes) lanes;
     /* of short runs that lie apart the next one is fetched, its whole LANES as they are summed and what

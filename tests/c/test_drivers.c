@@ -1,7 +1,7 @@
 /* The drivers give the same bytes for any number of threads, whatever order the threads run in, and what the
  * plain formulas give in long double. This program has its own wn_threads_for and wn_parallel (so the
  * library's are not linked), which play a team of any size, one member after the other, first to last or last
- * to first; and a cache of any size. */
+ * to first; and caches of any size. */
 #include "cache.h"
 #include "check.h"
 #include "elements.h"
@@ -23,10 +23,10 @@ void wn_parallel(int n, wn_body body, void *context) {
     for (int i = 0; i < n; i++) body(context, reversed ? n - 1 - i : i, n);
 }
 
-static size_t cache_bytes = SIZE_MAX;
+static size_t cache_bytes = SIZE_MAX, l1_bytes = 32768;
 
 wn_caches wn_known_caches(void) {
-    return (wn_caches){.l1 = cache_bytes % 2 ? 49152 : 0, .last = cache_bytes, .share = cache_bytes};
+    return (wn_caches){.l1 = l1_bytes, .last = cache_bytes, .share = cache_bytes};
 }
 
 static uint64_t random_state = 1;
@@ -62,6 +62,9 @@ static const shape large_shapes[] = {
     {"batch norm, channels last", WN_COLS, 1, 1, 5003, 33, 0, 1, 'i', 1},
     {"batch norm, wide", WN_COLS, 1, 1, 140, 1031, 0, 1, 'i', 1},
     {"layer norm over a middle axis", WN_COLS, 1, 3, 96, 517, 0, 1, 'r', 1},
+    {"instance norm, wide", WN_COLS, 1, 4, 33, 1030, 0, 1, 'i', 1},
+    {"group norm, wide", WN_COLS, 1, 4, 30, 1088, 0, 1, 'i', 64},
+    {"layer norm over a middle axis, wide", WN_COLS, 1, 4, 31, 1101, 0, 1, 'r', 1},
     {"layer norm over a long middle axis", WN_COLS, 1, 2, 1100, 65, 0, 1, 'r', 1},
 };
 
@@ -86,6 +89,9 @@ static const shape shapes[] = {
     {"batch norm, rows that end within lines", WN_COLS, 1, 1, 400, 100, 0, 1, 'i', 1},
     {"batch norm, wide", WN_COLS, 1, 1, 40, 1031, 0, 1, 'i', 1},
     {"layer norm over a middle axis", WN_COLS, 2, 3, 96, 70, 0, 1, 'r', 1},
+    {"instance norm, wide", WN_COLS, 1, 4, 33, 1030, 0, 1, 'i', 1},
+    {"group norm, wide", WN_COLS, 1, 4, 30, 1088, 0, 1, 'i', 64},
+    {"layer norm over a middle axis, wide", WN_COLS, 1, 4, 31, 1101, 0, 1, 'r', 1},
     {"layer norm over a long middle axis", WN_COLS, 1, 2, 1100, 21, 0, 1, 'r', 1},
     {"columns and rows with parameters", WN_COLS, 1, 2, 150, 70, 0, 1, 'b', 1},
     {"groups of columns", WN_COLS, 1, 2, 1200, 32, 0, 1, 'i', 8},
@@ -352,6 +358,7 @@ static void same_for_any_team(test_case *c, int all_teams) {
             size_t all = c->x_bytes + c->y_bytes, unit = all / (size_t)c->s->outer + 1;
             size_t sizes[] = {0, SIZE_MAX, unit, 5 * unit, 2 * all, 9 * unit, 3 * all};
             static size_t turn;
+            l1_bytes = turn % 2 ? 49152 : 32768;
             cache_bytes = sizes[turn++ % (sizeof sizes / sizeof *sizes)];
             run_apart(c, statistics, &got);
             compare_outcomes(c, &got, &expected, statistics);
