@@ -325,8 +325,8 @@ static bool is_streamed(const wn_job *job, size_t bytes, size_t threads) {
 }
 
 /* Whether lines of results had better be fetched, which may not be there any more: where it pays from, as
- * measured. In place they are those of x. What others have of the cache does not count: it was slower there.
- */
+ * measured. In place they are those of x. It goes by the whole cache: by the CPUs' share of it that
+ * would be sooner, and took longer. */
 static bool is_far(const wn_job *job, size_t bytes) {
     size_t touched = job->problem->y == job->problem->x ? bytes / 2 : bytes;
     return !job->stream && touched > wn_known_caches().last / 8 * (job->adds ? 5 : 3);

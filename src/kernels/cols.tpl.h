@@ -209,8 +209,8 @@ typedef enum { FN(FOLDED), FN(BY_COLUMN), FN(BY_ROW) } FN(parameters);
 
 /* Rows that go through the apply step abreast and share the loads of parameters. Rows as long as a page would
  * lie alike to it, both and their results; and rows that are streamed go one after the other, in the order of
- * memory: two at a time take half as long again. Where L1 is larger, it pays in 16 bits
- * and in place alone. */
+ * memory: two at a time take half as long again. Where L1 is larger, rows go
+ * abreast in 16 bits and in place alone: else one by one is faster. */
 enum { FN(ABREAST) = 2 };
 
 typedef struct {
